@@ -1,0 +1,61 @@
+# Every target works alone on a machine with python3 (3.10 or newer, with venv), g++ (12 or newer) and make.
+#   make demo       train a small language model on real text, beside PyTorch's own attention
+#   make test       the tests that finish within minutes
+#   make test-all   the slow tests too
+#   make lint       ruff, mypy, clang-format         make format   apply what can be applied
+#   make bench      the benchmarks                   make build    compile, install into .venv
+#   make clean      remove what was built; .venv stays
+# PYTHON names the interpreter that .venv is made from; PIP_ARGS goes to pip (an index with CPU-only builds of torch, say).
+
+PYTHON ?= python3
+PIP_ARGS ?=
+PY := .venv/bin/python
+PIP := $(PY) -m pip install --disable-pip-version-check --quiet -c constraints.txt $(PIP_ARGS)
+CPP = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+export SEO_KERNELS_REQUIRE_NATIVE := 1
+
+.PHONY: demo test test-all lint format bench build clean
+
+demo: build
+	$(PY) -m seo_kernels demo
+
+test: build
+	$(PY) -m pytest
+
+test-all: build
+	$(PY) -m pytest -m "slow or not slow"
+
+bench: build
+	$(PY) -m pytest benchmarks
+
+lint: .venv/.installed
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy seo_kernels
+	.venv/bin/clang-format --dry-run -Werror $(CPP)
+
+format: .venv/.installed
+	$(PY) -m ruff check --fix --exit-zero
+	$(PY) -m ruff format
+	.venv/bin/clang-format -i $(CPP)
+
+# ninja compiles what changed
+build: .venv/.installed
+	$(PY) setup.py --quiet build_ext --inplace
+
+# what the build itself needs
+.venv/.requirements: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "seo_kernels needs Python 3.10 or newer; name one: make PYTHON=python3.12")'
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PIP) torch numpy setuptools ninja
+	touch $@
+
+# compiled first, where its messages are seen; pip then finds everything built
+.venv/.installed: .venv/.requirements pyproject.toml setup.py
+	$(PY) setup.py --quiet build_ext --inplace
+	$(PIP) --no-build-isolation --editable '.[dev,plots,html]'
+	touch $@
+
+clean:
+	rm -rf build dist *.egg-info seo_kernels/lib seo_kernels/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .venv/.installed

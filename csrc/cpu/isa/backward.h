@@ -1,0 +1,381 @@
+// Attention backward for a range of query tiles: dQ of each tile, dK and dV summed per head, table gradients per slot.
+#pragma once
+
+#include "cpu/isa/gradient_tile.h"
+#include "cpu/isa/packed_rows.h"
+
+namespace seo_kernels::cpu {
+namespace {
+
+// A head's key or value gradient while its query tiles are worked on: (key length, width) by panels, zeroed when
+// first touched.
+template <class Acc>
+class PanelSums {
+ public:
+  PanelSums(int64_t length, int64_t width)
+      : length_(length),
+        width_(width),
+        ld_(round_up(width, kLanes<Acc>)),
+        panels_((length + kPanel - 1) / kPanel),
+        sums_(panels_ * kPanel * ld_),
+        touched_(panels_) {}
+
+  void begin_head() { std::fill(touched_.get(), touched_.get() + panels_, uint8_t{0}); }
+
+  // (kPanel, ld())
+  Acc* panel(int64_t panel) {
+    Acc* sums = sums_.get() + panel * kPanel * ld_;
+    if (!touched_[panel]) {
+      touched_[panel] = 1;
+      std::fill(sums, sums + kPanel * ld_, Acc(0));
+    }
+    return sums;
+  }
+
+  void store_to(const TensorView& view, int64_t batch, int64_t head) {
+    for (int64_t n = 0; n < panels_; ++n) {
+      store_rows(view, batch, head, n * kPanel, std::min(kPanel, length_ - n * kPanel), width_, panel(n), ld_);
+    }
+  }
+
+  void copy_to(Acc* to) {
+    for (int64_t row = 0; row < length_; ++row) {
+      std::copy_n(panel(row / kPanel) + row % kPanel * ld_, width_, to + row * width_);
+    }
+  }
+
+  int64_t ld() const { return ld_; }
+
+ private:
+  int64_t length_, width_, ld_, panels_;
+  Scratch<Acc> sums_;
+  Scratch<uint8_t> touched_;
+};
+
+// The gradient of a (2R+1, width) table while the tiles of a head are worked on.
+template <class E>
+class TableGradient {
+ public:
+  using Acc = typename E::Acc;
+
+  TableGradient(void* to, const RelativeTable& table, int64_t width, int64_t heads, int64_t slot)
+      : sums(table, width),
+        to_(static_cast<Acc*>(to)),
+        per_head_(table.per_head),
+        entries_(table ? table.rows() : 0),
+        width_(width),
+        gradient_(entries_ * sums.columns()) {
+    if (to_) to_ += slot * (per_head_ ? heads : 1) * entries_ * width_;
+    clear();
+  }
+
+  explicit operator bool() const { return to_ != nullptr; }
+
+  // Rows: the query side (Q or dO) as operands down columns.
+  void add(const typename E::Operand* rows, int64_t ld, int64_t count) {
+    sums.multiply_rows(rows, ld, count, gradient_.get());
+  }
+
+  // Adds what was gathered to the slot's copy.
+  void flush(int64_t head) {
+    if (!to_) return;
+    Acc* to = to_ + (per_head_ ? head * entries_ * width_ : 0);
+    for (int64_t n = 0; n < entries_; ++n) {
+      for (int64_t d = 0; d < width_; ++d) to[n * width_ + d] += gradient_[n * sums.columns() + d];
+    }
+    clear();
+  }
+
+  RelativeSums<E> sums;
+
+ private:
+  void clear() { std::fill(gradient_.get(), gradient_.get() + entries_ * sums.columns(), Acc(0)); }
+
+  Acc* to_;
+  bool per_head_;
+  int64_t entries_, width_;
+  Scratch<Acc> gradient_;
+};
+
+template <class E>
+class BackwardTile {
+ public:
+  using Acc = typename E::Acc;
+  using Operand = typename E::Operand;
+  static constexpr int W = kLanes<Acc>;
+  static constexpr int kBlockPanels = 2;
+
+  BackwardTile(const AttentionBackwardParams& p, int64_t slot)
+      : p_(p),
+        slot_(slot),
+        tile_(p, kBlockPanels),
+        keys_(p.key, p.key_length, p.dim),
+        key_sums_(p.grad_key ? p.key_length : 0, p.dim),
+        value_sums_(p.grad_value ? p.key_length : 0, p.value_dim),
+        relative_key_(p.grad_relative_key, p.relative_key, p.dim, p.query_heads, slot),
+        relative_value_(p.grad_relative_value, p.relative_value, p.value_dim, p.query_heads, slot),
+        bias_layout_(p.relative_bias),
+        bias_sums_(bias_layout_.ld),
+        query_rows_(kMaxTileRows * round_up(p.dim, W)),
+        query_operands_(kMaxTileRows / E::kPack * round_up(p.dim, W)),
+        grad_out_operands_(kMaxTileRows / E::kPack * round_up(p.value_dim, W)),
+        gradient_rows_(E::kPack > 1 ? kMaxTileRows * ld() : 0),
+        weight_columns_(E::kPack > 1 ? kMaxTileRows * ld() : 0),
+        gradient_columns_(E::kPack > 1 ? kMaxTileRows * ld() : 0),
+        grad_query_(kMaxTileRows * round_up(p.dim, W)) {}
+
+  void run(UnitRange units) {
+    const int64_t group = p_.group(), tiles = p_.plan->tiles, per_head = group * tiles;
+    for (int64_t unit = units.begin; unit < units.end;) {
+      const int64_t index = unit / per_head, batch = index / p_.key_heads, key_head = index % p_.key_heads;
+      const UnitRange part{unit, std::min((index + 1) * per_head, units.end)};
+      begin_key_head(batch, key_head);
+      for (; unit < part.end; ++unit) {
+        const int64_t head = key_head * group + unit / tiles % group;
+        run_tile(head, unit % tiles);
+        if (unit + 1 == part.end || (unit + 1) % tiles == 0) flush_tables(head);
+      }
+      const bool whole = part.begin == index * per_head && part.end == (index + 1) * per_head;
+      flush_key_head(batch, key_head, whole, part.begin == units.begin ? 0 : 1);
+    }
+  }
+
+ private:
+  int64_t ld() { return tile_.scores().ld(); }
+
+  void begin_key_head(int64_t batch, int64_t key_head) {
+    tile_.begin_head(batch, key_head);
+    keys_.begin_head(batch, key_head);
+    key_sums_.begin_head();
+    value_sums_.begin_head();
+  }
+
+  // A head that this slot works on alone goes straight out; of a shared one each slot leaves its part.
+  void flush_key_head(int64_t batch, int64_t key_head, bool whole, int64_t part) {
+    if (p_.grad_key) {
+      if (whole) {
+        key_sums_.store_to(p_.grad_key, batch, key_head);
+      } else {
+        key_sums_.copy_to(static_cast<Acc*>(p_.partial_key) + (slot_ * 2 + part) * p_.key_length * p_.dim);
+      }
+    }
+    if (p_.grad_value) {
+      if (whole) {
+        value_sums_.store_to(p_.grad_value, batch, key_head);
+      } else {
+        value_sums_.copy_to(static_cast<Acc*>(p_.partial_value) + (slot_ * 2 + part) * p_.key_length * p_.value_dim);
+      }
+    }
+  }
+
+  void run_tile(int64_t head, int64_t tile) {
+    tile_.begin_tile(head, tile);
+    const int64_t rows = tile_.scores().rows();
+    load_query_side(rows);
+    std::fill(grad_query_.get(), grad_query_.get() + rows * keys_.ld(), Acc(0));
+    if (p_.relative_key) relative_key_.sums.begin_tile(rows);
+    if (relative_value_) relative_value_.sums.begin_tile(rows);
+    if (p_.grad_relative_bias) std::fill(bias_sums_.get(), bias_sums_.get() + bias_layout_.ld, Acc(0));
+    PanelBlock block;
+    while (tile_.next_block(block)) {
+      tile_.compute(block);
+      for (int64_t r = 0; r < rows; ++r) table_sums(block, r);
+      for (int64_t r = 0; r < rows; ++r) to_product_gradient(block, r);
+      round_block(block, rows);
+      for (int c = 0; c < block.count; ++c) {
+        if (p_.grad_query) add_query_gradient(block, c);
+        add_key_side(block, c);
+      }
+    }
+    finish_tile(head, rows);
+  }
+
+  void load_query_side(int64_t rows) {
+    ScoreTile<E>& scores = tile_.scores();
+    load_rows(p_.query, scores.batch(), scores.head(), scores.row_begin(), rows, p_.dim, query_rows_.get(), keys_.ld(),
+              rows);
+    to_operand_columns<E>(query_rows_.get(), keys_.ld(), rows, keys_.ld(), query_operands_.get(), keys_.ld());
+    to_operand_columns<E>(tile_.grad_out(), tile_.value_ld(), rows, value_sums_.ld(), grad_out_operands_.get(),
+                          value_sums_.ld());
+  }
+
+  // Gradients of what is added to the scores or weighs the values by relative position, before softcap's derivative.
+  void table_sums(const PanelBlock& block, int64_t r) {
+    ScoreTile<E>& scores = tile_.scores();
+    if (relative_value_) {
+      const Acc* weights = tile_.weights(r);
+      scores.for_each_vector(block, r, [&](int c, int64_t at) {
+        Acc* sums = relative_value_.sums.window(r, scores.distance(r, block.panel[c])) + (at - c * kPanel);
+        store(sums, load(sums) + load(weights + at));
+      });
+    }
+    const Acc* gradients = tile_.gradients(r);
+    if (p_.grad_relative_bias) {
+      scores.for_each_vector(block, r, [&](int c, int64_t at) {
+        Acc* sums = bias_sums_.get() + bias_layout_.window(scores.distance(r, block.panel[c])) + (at - c * kPanel);
+        store(sums, load(sums) + load(gradients + at));
+      });
+    }
+    if (p_.grad_slopes) {
+      Vec<Acc> sum{};
+      scores.for_each_vector(block, r, [&](int c, int64_t at) {
+        const Acc begin = static_cast<Acc>(scores.distance(r, block.panel[c]) + at - c * kPanel);
+        sum += load(gradients + at) * vabs<Acc>(iota<Acc>() + begin);
+      });
+      slope_sum_ -= reduce_add<Acc>(sum);
+    }
+  }
+
+  // From the gradient of the scores to that of the bare product q.k: through softcap and scale.
+  void to_product_gradient(const PanelBlock& block, int64_t r) {
+    ScoreTile<E>& scores = tile_.scores();
+    Acc* gradients = tile_.gradients(r);
+    const Acc scale = static_cast<Acc>(p_.scale);
+    const Acc* slopes = p_.softcap != 0.0 ? scores.softcap_slope_row(r) : nullptr;
+    scores.for_each_vector(block, r, [&](int, int64_t at) {
+      Vec<Acc> g = load(gradients + at) * scale;
+      if (slopes) g *= load(slopes + at);
+      store(gradients + at, g);
+    });
+    if (p_.relative_key) {
+      scores.for_each_vector(block, r, [&](int c, int64_t at) {
+        Acc* sums = relative_key_.sums.window(r, scores.distance(r, block.panel[c])) + (at - c * kPanel);
+        store(sums, load(sums) + load(gradients + at));
+      });
+    }
+  }
+
+  void round_block(const PanelBlock& block, int64_t rows) {
+    if constexpr (E::kPack > 1) {
+      const int64_t columns = block.count * kPanel;
+      to_operand_rows<E>(tile_.gradients(0), ld(), rows, columns, gradient_rows_.get(), ld());
+      to_operand_columns<E>(tile_.gradients(0), ld(), rows, columns, gradient_columns_.get(), ld());
+      to_operand_columns<E>(tile_.weights(0), ld(), rows, columns, weight_columns_.get(), ld());
+    }
+  }
+
+  const Operand* gradient_rows() {
+    if constexpr (E::kPack > 1) return gradient_rows_.get();
+    else return tile_.gradients(0);
+  }
+  const Operand* gradient_columns() {
+    if constexpr (E::kPack > 1) return gradient_columns_.get();
+    else return tile_.gradients(0);
+  }
+  const Operand* weight_columns() {
+    if constexpr (E::kPack > 1) return weight_columns_.get();
+    else return tile_.weights(0);
+  }
+
+  // dQ += dS K
+  void add_query_gradient(const PanelBlock& block, int c) {
+    ScoreTile<E>& scores = tile_.scores();
+    const Operand* keys = keys_.panel(block.panel[c], scores.wide_rows().get());
+    const Operand* gradients = gradient_rows() + c * kPanel / E::kPack;
+    if (!block.masked[c]) {
+      gemm<E, Lay::kRows>(scores.rows(), keys_.ld() / W, kPanel / E::kPack, gradients, ld(), keys, keys_.ld(),
+                          grad_query_.get(), keys_.ld(), true);
+      return;
+    }
+    for (int64_t row = 0; row < scores.rows(); row += kRowBlock) {
+      const VectorRange seen = scores.visible_operands(block, row / kRowBlock, c);
+      gemm<E, Lay::kRows>(std::min<int64_t>(kRowBlock, scores.rows() - row), keys_.ld() / W, seen.end - seen.begin,
+                          gradients + row * ld() + seen.begin, ld(), keys + seen.begin * keys_.ld(), keys_.ld(),
+                          grad_query_.get() + row * keys_.ld(), keys_.ld(), true);
+    }
+  }
+
+  // dV += P^T dO, dK += dS^T Q: of a masked panel, 16 keys at a time over the rows that see any of them.
+  void add_key_side(const PanelBlock& block, int c) {
+    constexpr int64_t kKeys = 16;
+    if (!block.masked[c]) {
+      add_keys(block.panel[c], c, 0, kPanel, 0, tile_.scores().rows());
+      return;
+    }
+    const int64_t rows = tile_.scores().rows();
+    for (int64_t key = 0; key < kPanel; key += kKeys) {
+      const uint64_t wanted = range_bits(key, key + kKeys - 1);
+      int64_t begin = rows, end = 0;
+      for (int64_t row = 0; row < rows; row += kRowBlock) {
+        if ((tile_.scores().mask_bits().any(row / kRowBlock, c) & wanted) == 0) continue;
+        begin = std::min(begin, row);
+        end = std::min<int64_t>(row + kRowBlock, rows);
+      }
+      if (begin < end) add_keys(block.panel[c], c, key, kKeys, begin, end);
+    }
+  }
+
+  void add_keys(int64_t panel, int c, int64_t key, int64_t count, int64_t row_begin, int64_t row_end) {
+    const int64_t first = row_begin / E::kPack, inner = (row_end + E::kPack - 1) / E::kPack - first;
+    const int64_t at = first * ld() + c * kPanel + key;
+    if (p_.grad_value) {
+      const int64_t width = value_sums_.ld();
+      gemm<E, Lay::kColumns>(count, width / W, inner, weight_columns() + at, ld(),
+                             grad_out_operands_.get() + first * width, width, value_sums_.panel(panel) + key * width,
+                             width, true);
+    }
+    if (p_.grad_key) {
+      const int64_t width = key_sums_.ld();
+      gemm<E, Lay::kColumns>(count, width / W, inner, gradient_columns() + at, ld(),
+                             query_operands_.get() + first * width, width, key_sums_.panel(panel) + key * width, width,
+                             true);
+    }
+  }
+
+  void finish_tile(int64_t head, int64_t rows) {
+    ScoreTile<E>& scores = tile_.scores();
+    if (p_.relative_key) {
+      relative_key_.sums.fold(rows);
+      relative_key_.sums.multiply_table(head, rows, grad_query_.get(), keys_.ld());
+      if (relative_key_) relative_key_.add(query_operands_.get(), keys_.ld(), rows);
+    }
+    if (relative_value_) {
+      relative_value_.sums.fold(rows);
+      relative_value_.add(grad_out_operands_.get(), value_sums_.ld(), rows);
+    }
+    if (p_.grad_query) {
+      store_rows(p_.grad_query, scores.batch(), head, scores.row_begin(), rows, p_.dim, grad_query_.get(), keys_.ld());
+    }
+    if (p_.grad_relative_bias) {
+      bias_layout_.fold(bias_sums_.get());
+      Acc* to = static_cast<Acc*>(p_.grad_relative_bias) + (slot_ * p_.query_heads + head) * bias_layout_.entries;
+      for (int64_t n = 0; n < bias_layout_.entries; ++n) to[n] += bias_sums_[kPanel + n];
+    }
+    if (p_.grad_slopes) {
+      static_cast<Acc*>(p_.grad_slopes)[slot_ * p_.query_heads + head] += slope_sum_;
+      slope_sum_ = 0;
+    }
+    if (p_.grad_sinks) {
+      const Acc sink = static_cast<const Acc*>(p_.sinks)[head] * Acc(kLog2E);
+      Acc sum = 0;
+      for (int64_t r = 0; r < rows; ++r) {
+        const Acc weight = exp2<Acc>(splat(sink - tile_.shift(r)))[0];
+        sum -= weight == Acc(0) ? Acc(0) : weight * tile_.delta(r);
+      }
+      static_cast<Acc*>(p_.grad_sinks)[slot_ * p_.query_heads + head] += sum;
+    }
+  }
+
+  void flush_tables(int64_t head) {
+    relative_key_.flush(head);
+    relative_value_.flush(head);
+  }
+
+  const AttentionBackwardParams& p_;
+  int64_t slot_;
+  GradientTile<E> tile_;
+  PackedRows<E> keys_;
+  PanelSums<Acc> key_sums_, value_sums_;
+  TableGradient<E> relative_key_, relative_value_;
+  PaddedRow bias_layout_;
+  Scratch<Acc> bias_sums_;
+  Acc slope_sum_ = 0;
+  Scratch<Acc> query_rows_;
+  Scratch<Operand> query_operands_;     // Q and dO down columns, for dK, dV and the tables
+  Scratch<Operand> grad_out_operands_;
+  Scratch<Operand> gradient_rows_, weight_columns_, gradient_columns_;
+  Scratch<Acc> grad_query_;
+};
+
+}  // namespace
+}  // namespace seo_kernels::cpu

@@ -1,0 +1,29 @@
+// The functions that one instruction set's plugin offers, and the choice of engine for a dtype.
+#pragma once
+
+#include "cpu/attention_params.h"
+#include "cpu/isa/gemm.h"
+
+namespace seo_kernels::cpu {
+
+void attention_forward(const AttentionForwardParams& p, UnitRange units);
+void attention_backward(const AttentionBackwardParams& p, UnitRange units, int64_t slot);
+void attention_combine(const AttentionBackwardParams& p, const UnitRange* slots, int64_t slot_count,
+                       int64_t head_begin, int64_t head_end);
+void attention_mask_gradient(const AttentionMaskGradientParams& p, int64_t begin, int64_t end);
+double fma_peak(DType dtype, int64_t milliseconds);
+
+namespace {
+
+// Products run in double for float64, on bfloat16 pairs where there is an instruction for them, in float otherwise.
+template <class F>
+void with_engine(DType dtype, F f) {
+  if (dtype == DType::kFloat64) return f(Float64Engine{});
+#if defined(SK_ISA_AVX512_BF16)
+  if (dtype == DType::kBFloat16) return f(BFloat16Engine{});
+#endif
+  f(Float32Engine{});
+}
+
+}  // namespace
+}  // namespace seo_kernels::cpu

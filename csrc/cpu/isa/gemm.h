@@ -1,0 +1,132 @@
+// Register-tiled matrix product on packed operands: C (+)= A B.
+//
+// A is read by broadcast, B and C by whole vectors, so that one kernel serves all products of attention. An engine says
+// what an operand is and how to multiply-accumulate: float, double, or a pair of bfloat16 along the inner dimension.
+#pragma once
+
+#include "cpu/isa/simd.h"
+
+namespace seo_kernels::cpu {
+namespace {
+
+struct Float64Engine {
+  using Acc = double;
+  using Operand = double;
+  static constexpr int kPack = 1;  // inner-dimension entries per operand
+  static inline __attribute__((always_inline)) Vec<Acc> multiply_add(Operand a, Vec<Operand> b, Vec<Acc> c) {
+    return splat(a) * b + c;
+  }
+};
+
+struct Float32Engine {
+  using Acc = float;
+  using Operand = float;
+  static constexpr int kPack = 1;
+  static inline __attribute__((always_inline)) Vec<Acc> multiply_add(Operand a, Vec<Operand> b, Vec<Acc> c) {
+    return splat(a) * b + c;
+  }
+};
+
+#if defined(SK_ISA_AVX512_BF16)
+struct BFloat16Engine {
+  using Acc = float;
+  using Operand = uint32_t;  // (low: even entry, high: odd entry)
+  static constexpr int kPack = 2;
+  static inline __attribute__((always_inline)) Vec<Acc> multiply_add(Operand a, Vec<Operand> b, Vec<Acc> c) {
+    return (Vec<Acc>)_mm512_dpbf16_ps((__m512)c, (__m512bh)_mm512_set1_epi32(static_cast<int>(a)), (__m512bh)b);
+  }
+};
+#endif
+
+constexpr int kRowBlock = 6;
+
+// How A lies in memory: element (row, inner) at row * ld + inner, or, transposed, at inner * ld + row.
+enum class Lay { kRows, kColumns };
+
+template <class E, Lay L, int MR, int NV>
+inline __attribute__((always_inline)) void micro_kernel(int64_t inner, const typename E::Operand* a, int64_t lda,
+                                                        const typename E::Operand* b, int64_t ldb,
+                                                        typename E::Acc* c, int64_t ldc, bool accumulate) {
+  using Acc = typename E::Acc;
+  using Operand = typename E::Operand;
+  constexpr int W = kLanes<Acc>;
+  Vec<Acc> sum[MR][NV];
+  for (int i = 0; i < MR; ++i) {
+    for (int j = 0; j < NV; ++j) sum[i][j] = accumulate ? load(c + i * ldc + j * W) : Vec<Acc>{};
+  }
+  for (int64_t k = 0; k < inner; ++k) {
+    Vec<Operand> bv[NV];
+#pragma GCC unroll 4
+    for (int j = 0; j < NV; ++j) bv[j] = load(b + j * W);
+    const Operand* ak = L == Lay::kRows ? a + k : a + k * lda;
+#pragma GCC unroll 6
+    for (int i = 0; i < MR; ++i) {
+      const Operand av = ak[L == Lay::kRows ? i * lda : i];
+#pragma GCC unroll 4
+      for (int j = 0; j < NV; ++j) sum[i][j] = E::multiply_add(av, bv[j], sum[i][j]);
+    }
+    b += ldb;
+  }
+  for (int i = 0; i < MR; ++i) {
+    for (int j = 0; j < NV; ++j) store(c + i * ldc + j * W, sum[i][j]);
+  }
+}
+
+template <class E, Lay L, int MR, int NV>
+__attribute__((noinline)) void micro_kernel_call(int64_t inner, const typename E::Operand* a, int64_t lda,
+                                                 const typename E::Operand* b, int64_t ldb, typename E::Acc* c,
+                                                 int64_t ldc, bool accumulate) {
+  micro_kernel<E, L, MR, NV>(inner, a, lda, b, ldb, c, ldc, accumulate);
+}
+
+// MR rows, any number of column vectors.
+template <class E, Lay L, int MR>
+inline void gemm_row_block(int64_t column_vectors, int64_t inner, const typename E::Operand* a, int64_t lda,
+                           const typename E::Operand* b, int64_t ldb, typename E::Acc* c, int64_t ldc,
+                           bool accumulate) {
+  constexpr int W = kLanes<typename E::Acc>;
+  int64_t j = 0;
+  for (; j + kMaxColumnVectors <= column_vectors; j += kMaxColumnVectors) {
+    micro_kernel_call<E, L, MR, kMaxColumnVectors>(inner, a, lda, b + j * W, ldb, c + j * W, ldc, accumulate);
+  }
+  switch (column_vectors - j) {
+    case 3:
+      if constexpr (kMaxColumnVectors > 3) {
+        micro_kernel_call<E, L, MR, 3>(inner, a, lda, b + j * W, ldb, c + j * W, ldc, accumulate);
+      }
+      break;
+    case 2:
+      if constexpr (kMaxColumnVectors > 2) {
+        micro_kernel_call<E, L, MR, 2>(inner, a, lda, b + j * W, ldb, c + j * W, ldc, accumulate);
+      }
+      break;
+    case 1:
+      micro_kernel_call<E, L, MR, 1>(inner, a, lda, b + j * W, ldb, c + j * W, ldc, accumulate);
+      break;
+    default:
+      break;
+  }
+}
+
+// C (rows x column_vectors * lanes) = or += A (rows x inner) B (inner x columns).
+template <class E, Lay L>
+void gemm(int64_t rows, int64_t column_vectors, int64_t inner, const typename E::Operand* a, int64_t lda,
+          const typename E::Operand* b, int64_t ldb, typename E::Acc* c, int64_t ldc, bool accumulate) {
+  const auto at = [&](int64_t i) { return a + (L == Lay::kRows ? i * lda : i); };
+  int64_t i = 0;
+  for (; i + kRowBlock <= rows; i += kRowBlock) {
+    gemm_row_block<E, L, kRowBlock>(column_vectors, inner, at(i), lda, b, ldb, c + i * ldc, ldc, accumulate);
+  }
+  for (; i + 4 <= rows; i += 4) {
+    gemm_row_block<E, L, 4>(column_vectors, inner, at(i), lda, b, ldb, c + i * ldc, ldc, accumulate);
+  }
+  for (; i + 2 <= rows; i += 2) {
+    gemm_row_block<E, L, 2>(column_vectors, inner, at(i), lda, b, ldb, c + i * ldc, ldc, accumulate);
+  }
+  for (; i < rows; ++i) {
+    gemm_row_block<E, L, 1>(column_vectors, inner, at(i), lda, b, ldb, c + i * ldc, ldc, accumulate);
+  }
+}
+
+}  // namespace
+}  // namespace seo_kernels::cpu

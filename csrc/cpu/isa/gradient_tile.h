@@ -1,0 +1,219 @@
+// Weights P and score gradients dS of one query tile against a few key panels, recomputed from the saved lse.
+//
+// Shared by the backward pass and by the gradient of an additive mask.
+#pragma once
+
+#include "cpu/isa/dropout_rows.h"
+#include "cpu/isa/score_tile.h"
+
+namespace seo_kernels::cpu {
+namespace {
+
+// Panels of a per-head tensor, transposed: the right-hand side of X V^T.
+template <class E>
+class PackedPanels {
+ public:
+  using Acc = typename E::Acc;
+  using Operand = typename E::Operand;
+
+  PackedPanels(const TensorView& view, int64_t length, int64_t width)
+      : view_(view),
+        length_(length),
+        width_(width),
+        operands_(round_up((width + E::kPack - 1) / E::kPack, kLanes<Acc>)),
+        panels_((length + kPanel - 1) / kPanel),
+        wide_(kPanel * operands_ * E::kPack),
+        narrow_(kPanel * operands_),
+        packed_rows_(panels_ * operands_ * kPanel),
+        packed_(panels_) {}
+
+  void begin_head(int64_t batch, int64_t head) {
+    batch_ = batch;
+    head_ = head;
+    std::fill(packed_.get(), packed_.get() + panels_, uint8_t{0});
+  }
+
+  // (operands(), kPanel)
+  const Operand* panel(int64_t panel) {
+    Operand* to = packed_rows_.get() + panel * operands_ * kPanel;
+    if (!packed_[panel]) {
+      packed_[panel] = 1;
+      const int64_t count = std::min(kPanel, length_ - panel * kPanel);
+      const int64_t wide_ld = operands_ * E::kPack;
+      load_rows(view_, batch_, head_, panel * kPanel, count, width_, wide_.get(), wide_ld, kPanel);
+      to_operand_rows<E>(wide_.get(), wide_ld, kPanel, wide_ld, narrow_.get(), operands_);
+      transpose_panel(narrow_.get(), operands_, operands_, to);
+    }
+    return to;
+  }
+
+  int64_t operands_ld() const { return operands_; }
+  int64_t operands() const { return (width_ + E::kPack - 1) / E::kPack; }
+
+ private:
+  const TensorView& view_;
+  int64_t length_, width_, operands_, panels_;
+  int64_t batch_ = -1, head_ = -1;
+  Scratch<Acc> wide_;
+  Scratch<Operand> narrow_;
+  Scratch<Operand> packed_rows_;
+  Scratch<uint8_t> packed_;
+};
+
+template <class E>
+class GradientTile {
+ public:
+  using Acc = typename E::Acc;
+  using Operand = typename E::Operand;
+  static constexpr int W = kLanes<Acc>;
+
+  GradientTile(const AttentionBackwardParams& p, int block_panels)
+      : p_(p),
+        scores_(p, block_panels, true),
+        values_(p.value, p.key_length, p.value_dim),
+        dropout_(p, scores_.ld()),
+        relative_value_(p.relative_value, p.value_dim),
+        value_ld_(round_up(p.value_dim, 2 * W)),
+        grad_out_(kMaxTileRows * value_ld_),
+        grad_out_operands_(kMaxTileRows * values_.operands_ld()),
+        gradients_(kMaxTileRows * scores_.ld()) {}
+
+  void begin_head(int64_t batch, int64_t key_head) {
+    scores_.begin_head(batch, key_head);
+    values_.begin_head(batch, key_head);
+  }
+
+  void begin_tile(int64_t head, int64_t tile) {
+    scores_.begin_tile(head, tile);
+    const int64_t rows = scores_.rows(), row_begin = scores_.row_begin(), batch = scores_.batch();
+    if (p_.grad_out) {
+      load_rows(p_.grad_out, batch, head, row_begin, rows, p_.value_dim, grad_out_.get(), value_ld_, rows);
+    } else {
+      std::fill(grad_out_.get(), grad_out_.get() + rows * value_ld_, Acc(0));
+    }
+    to_operand_rows<E>(grad_out_.get(), value_ld_, rows, round_up(p_.value_dim, E::kPack), grad_out_operands_.get(),
+                       values_.operands_ld());
+    Acc* out = scores_.wide_rows().get();
+    load_rows(p_.out, batch, head, row_begin, rows, p_.value_dim, out, p_.value_dim, rows);
+    const int64_t at = (batch * p_.query_heads + head) * p_.query_length + row_begin;
+    const Acc* lse = static_cast<const Acc*>(p_.lse) + at;
+    const Acc* grad_lse = p_.grad_lse ? static_cast<const Acc*>(p_.grad_lse) + at : nullptr;
+    for (int64_t r = 0; r < rows; ++r) {
+      Acc sum = 0;
+      for (int64_t n = 0; n < p_.value_dim; ++n) sum += grad_out_[r * value_ld_ + n] * out[r * p_.value_dim + n];
+      delta_[r] = grad_lse ? sum - grad_lse[r] : sum;
+      // A row that sees nothing has lse = -inf: +inf instead makes each of its weights 2^-inf = 0.
+      shift_[r] = lse[r] == ScoreTile<E>::kHidden ? -ScoreTile<E>::kHidden : lse[r] * Acc(kLog2E);
+    }
+    if (p_.relative_value) {
+      relative_value_.begin_head(head);
+      relative_value_.multiply(grad_out_operands_.get(), values_.operands_ld(), rows, scores_.first_distance(),
+                               scores_.last_distance());
+    }
+  }
+
+  bool next_block(PanelBlock& block) { return scores_.next_block(block); }
+
+  // After this, weights(r) holds the dropped-out weights and gradients(r) the gradients of the scores as they enter the
+  // softmax; both are zero in columns that nobody sees.
+  void compute(const PanelBlock& block) {
+    scores_.multiply(block);
+    multiply_values(block);
+    if (p_.dropout) dropout_.fill(scores_, block);
+    for (int64_t r = 0; r < scores_.rows(); ++r) {
+      scores_.finish_row(block, r);
+      if (p_.relative_value) add_relative_values(block, r);
+      if (p_.dropout) {
+        differentiate_row<true>(block, r);
+      } else {
+        differentiate_row<false>(block, r);
+      }
+      clear_hidden(block, r);
+    }
+  }
+
+  ScoreTile<E>& scores() { return scores_; }
+  Acc* weights(int64_t r) const { return scores_.row(r); }
+  Acc* gradients(int64_t r) const { return gradients_.get() + r * scores_.ld(); }
+  const Acc* grad_out() const { return grad_out_.get(); }
+  int64_t value_ld() const { return value_ld_; }
+  Acc delta(int64_t r) const { return delta_[r]; }
+  // lse in the log2 domain, +inf for a row that sees nothing.
+  Acc shift(int64_t r) const { return shift_[r]; }
+
+ private:
+  // dP = dO V^T
+  void multiply_values(const PanelBlock& block) {
+    const int64_t ld = scores_.ld();
+    for (int c = 0; c < block.count; ++c) {
+      const Operand* values = values_.panel(block.panel[c]);
+      if (!block.masked[c]) {
+        gemm<E, Lay::kRows>(scores_.rows(), kPanel / W, values_.operands(), grad_out_operands_.get(),
+                            values_.operands_ld(), values, kPanel, gradients_.get() + c * kPanel, ld, false);
+        continue;
+      }
+      for (int64_t row = 0; row < scores_.rows(); row += kRowBlock) {
+        const VectorRange range = scores_.visible(block, row / kRowBlock, c);
+        if (range.begin == range.end) continue;
+        gemm<E, Lay::kRows>(std::min<int64_t>(kRowBlock, scores_.rows() - row), range.end - range.begin,
+                            values_.operands(), grad_out_operands_.get() + row * values_.operands_ld(),
+                            values_.operands_ld(), values + range.begin * W, kPanel,
+                            gradients_.get() + row * ld + c * kPanel + range.begin * W, ld, false);
+      }
+    }
+  }
+
+  void add_relative_values(const PanelBlock& block, int64_t r) {
+    Acc* g = gradients(r);
+    scores_.for_each_vector(block, r, [&](int c, int64_t at) {
+      const Acc* products = relative_value_.window(r, scores_.distance(r, block.panel[c])) + (at - c * kPanel);
+      store(g + at, load(g + at) + load(products));
+    });
+  }
+
+  template <bool Dropout>
+  void differentiate_row(const PanelBlock& block, int64_t r) {
+    Acc* s = scores_.row(r);
+    Acc* g = gradients(r);
+    const Acc* factors = Dropout ? dropout_.row(r) : nullptr;
+    const Vec<Acc> shift = splat(shift_[r]), delta = splat(delta_[r]);
+    scores_.for_each_vector(block, r, [&](int, int64_t at) {
+      const Vec<Acc> weight = exp2<Acc, (E::kPack > 1)>(load(s + at) - shift);
+      Vec<Acc> gradient = load(g + at);
+      Vec<Acc> dropped = weight;
+      if constexpr (Dropout) {
+        const Vec<Acc> factor = load(factors + at);
+        gradient *= factor;
+        dropped *= factor;
+      }
+      store(s + at, dropped);
+      // A hidden column's gradient may hold anything, NaN included: its weight of zero must win.
+      store(g + at, weight == Acc(0) ? Vec<Acc>{} : weight * (gradient - delta));
+    });
+  }
+
+  void clear_hidden(const PanelBlock& block, int64_t r) {
+    for (int c = 0; c < block.count; ++c) {
+      if (!block.masked[c]) continue;
+      const VectorRange range = scores_.visible(block, r / kRowBlock, c);
+      for (Acc* row : {weights(r) + c * kPanel, gradients(r) + c * kPanel}) {
+        std::fill(row, row + range.begin * W, Acc(0));
+        std::fill(row + range.end * W, row + kPanel, Acc(0));
+      }
+    }
+  }
+
+  const AttentionBackwardParams& p_;
+  ScoreTile<E> scores_;
+  PackedPanels<E> values_;
+  DropoutTile<E> dropout_;
+  RelativeProduct<E> relative_value_;  // dO times the value table
+  int64_t value_ld_;
+  Scratch<Acc> grad_out_;
+  Scratch<Operand> grad_out_operands_;
+  Scratch<Acc> gradients_;
+  Acc delta_[kMaxTileRows], shift_[kMaxTileRows];
+};
+
+}  // namespace
+}  // namespace seo_kernels::cpu

@@ -1,0 +1,25 @@
+// The one symbol that a plugin exports.
+#include "cpu/isa/entry.h"
+
+namespace seo_kernels::cpu {
+namespace {
+
+#if defined(SK_ISA_AVX512_BF16)
+constexpr const char* kCapability = "avx512_bf16";
+#elif defined(SK_ISA_AVX512)
+constexpr const char* kCapability = "avx512";
+#elif defined(SK_ISA_AVX2)
+constexpr const char* kCapability = "avx2";
+#else
+constexpr const char* kCapability = "portable";
+#endif
+
+}  // namespace
+}  // namespace seo_kernels::cpu
+
+extern "C" __attribute__((visibility("default"))) const seo_kernels::cpu::AttentionKernels* seo_kernels_cpu_plugin() {
+  using namespace seo_kernels::cpu;
+  static const AttentionKernels kernels{kCapability,       attention_forward,       attention_backward,
+                                        attention_combine, attention_mask_gradient, fma_peak};
+  return &kernels;
+}

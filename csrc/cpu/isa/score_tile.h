@@ -1,0 +1,273 @@
+// The scores of one query tile against a few key panels: product, relative terms, softcap, biases, masks.
+//
+// Shared by forward, backward and the mask gradient. Scores come out in the log2 domain (times log2 e), hidden ones as
+// -inf. Of a masked panel only the columns that some row of a row block sees are computed.
+#pragma once
+
+#include <limits>
+
+#include "cpu/isa/mask_bits.h"
+#include "cpu/isa/pack.h"
+#include "cpu/isa/relative_rows.h"
+#include "cpu/isa/scratch.h"
+#include "cpu/isa/vector_math.h"
+
+namespace seo_kernels::cpu {
+namespace {
+
+constexpr int kMaxBlockPanels = 4;
+constexpr int64_t kRowBlocks = kMaxTileRows / kRowBlock;
+
+// A few key panels that are worked on at once, not necessarily neighbours.
+struct PanelBlock {
+  int count = 0;
+  int64_t panel[kMaxBlockPanels];
+  bool masked[kMaxBlockPanels];
+};
+
+// Column vectors [begin, end) of a panel.
+struct VectorRange {
+  int begin, end;
+};
+
+template <class E>
+class ScoreTile {
+ public:
+  using Acc = typename E::Acc;
+  using Operand = typename E::Operand;
+  static constexpr int W = kLanes<Acc>;
+  static constexpr Acc kHidden = -std::numeric_limits<Acc>::infinity();
+
+  ScoreTile(const AttentionParams& p, int block_panels, bool keep_softcap_slope)
+      : p_(p),
+        block_panels_(block_panels),
+        dim_operands_(round_up((p.dim + E::kPack - 1) / E::kPack, W)),
+        panels_((p.key_length + kPanel - 1) / kPanel),
+        ld_(block_panels * kPanel + 16),
+        scale_(static_cast<Acc>(p.scale)),
+        softcap_(static_cast<Acc>(p.softcap)),
+        modified_(p.modifies_scores()),
+        wide_(kMaxTileRows * std::max(dim_operands_ * E::kPack, round_up(p.value_dim, W))),
+        narrow_(kPanel * dim_operands_),
+        queries_(kMaxTileRows * dim_operands_),
+        keys_(panels_ * dim_operands_ * kPanel),
+        key_packed_(panels_),
+        scores_(kMaxTileRows * ld_),
+        softcap_slope_(p.softcap != 0.0 && keep_softcap_slope ? kMaxTileRows * ld_ : 0),
+        mask_bits_(p),
+        relative_key_(p.relative_key, p.dim),
+        bias_(p.relative_bias) {}
+
+  // Start on another (batch, key head): forget what was packed.
+  void begin_head(int64_t batch, int64_t key_head) {
+    batch_ = batch;
+    key_head_ = key_head;
+    std::fill(key_packed_.get(), key_packed_.get() + panels_, uint8_t{0});
+    mask_bits_.begin_batch(batch);
+  }
+
+  void begin_tile(int64_t head, int64_t tile) {
+    head_ = head;
+    row_begin_ = tile * p_.plan->tile_rows;
+    rows_ = std::min(p_.plan->tile_rows, p_.query_length - row_begin_);
+    Scratch<Acc>& rows = wide_rows();
+    load_rows(p_.query, batch_, head_, row_begin_, rows_, p_.dim, rows.get(), dim_operands_ * E::kPack, rows_);
+    to_operand_rows<E>(rows.get(), dim_operands_ * E::kPack, rows_, dim_operands_ * E::kPack, queries_.get(),
+                       dim_operands_);
+    const int64_t index = p_.plan->index(head, tile);
+    runs_ = p_.plan->runs.data() + p_.plan->offsets[index];
+    run_count_ = p_.plan->offsets[index + 1] - p_.plan->offsets[index];
+    run_ = 0;
+    next_panel_ = run_count_ > 0 ? runs_[0].begin : 0;
+    mask_bits_.begin_tile(head, row_begin_, rows_);
+    const int64_t key_end = run_count_ > 0 ? std::min<int64_t>(runs_[run_count_ - 1].end * kPanel, p_.key_length) : 0;
+    const int64_t key_begin = run_count_ > 0 ? runs_[0].begin * kPanel : 0;
+    first_distance_ = key_begin - (row_begin_ + rows_ - 1 + p_.query_offset);
+    last_distance_ = key_end - 1 - (row_begin_ + p_.query_offset);
+    if (p_.relative_key) {
+      relative_key_.begin_head(head);
+      relative_key_.multiply(queries_.get(), dim_operands_, rows_, first_distance_, last_distance_);
+    }
+    if (p_.relative_bias) bias_.begin_head(head);
+    slope_ = p_.slopes ? static_cast<const Acc*>(p_.slopes)[head] : Acc(0);
+  }
+
+  // The next few visited panels; false when there are none left.
+  bool next_block(PanelBlock& block) {
+    block.count = 0;
+    while (run_ < run_count_ && block.count < block_panels_) {
+      if (next_panel_ == runs_[run_].end) {
+        if (++run_ < run_count_) next_panel_ = runs_[run_].begin;
+        continue;
+      }
+      const int64_t panel = next_panel_++;
+      const PanelMask verdict = mask_bits_.fill(panel, runs_[run_].partial, block.count);
+      if (verdict == PanelMask::kEmpty) continue;
+      block.panel[block.count] = panel;
+      block.masked[block.count] = verdict == PanelMask::kMasked;
+      ++block.count;
+    }
+    return block.count > 0;
+  }
+
+  // S = Q K^T of the block, in natural units and unscaled.
+  void multiply(const PanelBlock& block) {
+    for (int c = 0; c < block.count; ++c) {
+      const Operand* keys = packed_keys(block.panel[c]);
+      if (!block.masked[c]) {
+        gemm<E, Lay::kRows>(rows_, kPanel / W, dim_operands(), queries_.get(), dim_operands_, keys, kPanel,
+                            scores_.get() + c * kPanel, ld_, false);
+        continue;
+      }
+      for (int64_t row = 0; row < rows_; row += kRowBlock) {
+        const VectorRange range = visible(block, row / kRowBlock, c);
+        if (range.begin == range.end) continue;
+        gemm<E, Lay::kRows>(std::min<int64_t>(kRowBlock, rows_ - row), range.end - range.begin, dim_operands(),
+                            queries_.get() + row * dim_operands_, dim_operands_, keys + range.begin * W, kPanel,
+                            scores_.get() + row * ld_ + c * kPanel + range.begin * W, ld_, false);
+      }
+    }
+  }
+
+  // Row `row` of the block: everything between the product and the softmax. Returns the row's maximum (log2 domain).
+  Acc finish_row(const PanelBlock& block, int64_t row) {
+    Vec<Acc> best = splat(kHidden);
+    for (int c = 0; c < block.count; ++c) {
+      if (modified_) modify_row(block, row, c);
+      const Vec<Acc> factor = splat(modified_ ? Acc(kLog2E) : scale_ * Acc(kLog2E));
+      Acc* s = scores_.get() + row * ld_ + c * kPanel;
+      if (!block.masked[c]) {
+#pragma GCC unroll 4
+        for (int v = 0; v < kPanel / W; ++v) {
+          const Vec<Acc> x = load(s + v * W) * factor;
+          store(s + v * W, x);
+          best = vmax(best, x);
+        }
+        continue;
+      }
+      const VectorRange range = visible(block, row / kRowBlock, c);
+      const uint64_t bits = mask_bits_.row(row, c);
+      for (int v = range.begin; v < range.end; ++v) {
+        const Vec<Acc> x = bits_to_mask<Acc>(bits >> (v * W)) ? load(s + v * W) * factor : splat(kHidden);
+        store(s + v * W, x);
+        best = vmax(best, x);
+      }
+    }
+    return reduce_max<Acc>(best);
+  }
+
+  // Calls f(column, vector index within the panel's row) for each vector that may hold a visible score.
+  template <class F>
+  inline __attribute__((always_inline)) void for_each_vector(const PanelBlock& block, int64_t row, F f) const {
+    for (int c = 0; c < block.count; ++c) {
+      const VectorRange range = visible(block, row / kRowBlock, c);
+      for (int v = range.begin; v < range.end; ++v) f(c, c * kPanel + v * W);
+    }
+  }
+
+  VectorRange visible(const PanelBlock& block, int64_t row_block, int c) const {
+    if (!block.masked[c]) return VectorRange{0, static_cast<int>(kPanel / W)};
+    const uint64_t any = mask_bits_.any(row_block, c);
+    if (any == 0) return VectorRange{0, 0};
+    return VectorRange{__builtin_ctzll(any) / W, (63 - __builtin_clzll(any)) / W + 1};
+  }
+
+  // Keys [begin, end) of panel c that some row of the row block sees, whole operands.
+  VectorRange visible_operands(const PanelBlock& block, int64_t row_block, int c) const {
+    if (!block.masked[c]) return VectorRange{0, static_cast<int>(kPanel / E::kPack)};
+    const uint64_t any = mask_bits_.any(row_block, c);
+    if (any == 0) return VectorRange{0, 0};
+    return VectorRange{__builtin_ctzll(any) / E::kPack, (63 - __builtin_clzll(any)) / E::kPack + 1};
+  }
+
+  // Distance of column 0 of a panel from a row's position.
+  int64_t distance(int64_t row, int64_t panel) const {
+    return panel * kPanel - (row_begin_ + row + p_.query_offset);
+  }
+
+  Acc* row(int64_t r) const { return scores_.get() + r * ld_; }
+  Acc* softcap_slope_row(int64_t r) const { return softcap_slope_.get() + r * ld_; }
+  const Operand* queries() const { return queries_.get(); }
+  RelativeProduct<E>& relative_key() { return relative_key_; }
+  Scratch<Acc>& wide_rows() { return wide_; }
+  const MaskBits& mask_bits() const { return mask_bits_; }
+  bool modified() const { return modified_; }
+  int64_t ld() const { return ld_; }
+  int64_t panels() const { return panels_; }
+  int64_t batch() const { return batch_; }
+  int64_t key_head() const { return key_head_; }
+  int64_t head() const { return head_; }
+  int64_t row_begin() const { return row_begin_; }
+  int64_t rows() const { return rows_; }
+  int64_t dim_operands_ld() const { return dim_operands_; }
+  int64_t first_distance() const { return first_distance_; }
+  int64_t last_distance() const { return last_distance_; }
+
+ private:
+  int64_t dim_operands() const { return (p_.dim + E::kPack - 1) / E::kPack; }
+
+  const Operand* packed_keys(int64_t panel) {
+    Operand* to = keys_.get() + panel * dim_operands_ * kPanel;
+    if (!key_packed_[panel]) {
+      key_packed_[panel] = 1;
+      const int64_t count = std::min(kPanel, p_.key_length - panel * kPanel);
+      const int64_t wide_ld = dim_operands_ * E::kPack;
+      load_rows(p_.key, batch_, key_head_, panel * kPanel, count, p_.dim, wide_.get(), wide_ld, kPanel);
+      to_operand_rows<E>(wide_.get(), wide_ld, kPanel, wide_ld, narrow_.get(), dim_operands_);
+      transpose_panel(narrow_.get(), dim_operands_, dim_operands_, to);
+    }
+    return to;
+  }
+
+  void modify_row(const PanelBlock& block, int64_t row, int c) {
+    Acc* s = scores_.get() + row * ld_ + c * kPanel;
+    const VectorRange range = visible(block, row / kRowBlock, c);
+    const int64_t distance_begin = distance(row, block.panel[c]);
+    const Acc* relative = p_.relative_key ? relative_key_.window(row, distance_begin) : nullptr;
+    const Acc* bias = p_.relative_bias ? bias_.window(distance_begin) : nullptr;
+    alignas(64) Acc added[kPanel];
+    if (p_.mask && p_.mask.dtype != DType::kBool) mask_bits_.load_additive(row, block.panel[c], added);
+    for (int v = range.begin; v < range.end; ++v) {
+      Vec<Acc> x = load(s + v * W);
+      if (relative) x += load(relative + v * W);
+      x *= scale_;
+      if (softcap_ != Acc(0)) {
+        const Vec<Acc> t = vtanh<Acc>(x / softcap_);
+        x = softcap_ * t;
+        if (softcap_slope_.get()) store(softcap_slope_row(row) + c * kPanel + v * W, Acc(1) - t * t);
+      }
+      if (bias) x += load(bias + v * W);
+      if (p_.slopes) {
+        const Vec<Acc> d = iota<Acc>() + static_cast<Acc>(distance_begin + v * W);
+        x -= slope_ * vabs<Acc>(d);
+      }
+      if (p_.mask && p_.mask.dtype != DType::kBool) x += load(added + v * W);
+      store(s + v * W, x);
+    }
+  }
+
+  const AttentionParams& p_;
+  int block_panels_;
+  int64_t dim_operands_;  // operands per row of queries and keys, padded to whole vectors
+  int64_t panels_, ld_;
+  Acc scale_, softcap_;
+  bool modified_;
+  Scratch<Acc> wide_;        // rows before rounding
+  Scratch<Operand> narrow_;  // one panel of rows before transposing
+  Scratch<Operand> queries_;
+  Scratch<Operand> keys_;    // (panels, dim_operands_, kPanel), packed at first visit
+  Scratch<uint8_t> key_packed_;
+  Scratch<Acc> scores_;
+  Scratch<Acc> softcap_slope_;  // d softcap(x) / dx
+  MaskBits mask_bits_;
+  RelativeProduct<E> relative_key_;
+  RelativeBias<Acc> bias_;
+  int64_t batch_ = -1, key_head_ = -1, head_ = 0, row_begin_ = 0, rows_ = 0;
+  const PanelRun* runs_ = nullptr;
+  int64_t run_count_ = 0, run_ = 0, next_panel_ = 0;
+  int64_t first_distance_ = 0, last_distance_ = 0;
+  Acc slope_ = 0;
+};
+
+}  // namespace
+}  // namespace seo_kernels::cpu

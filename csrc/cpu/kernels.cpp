@@ -1,0 +1,82 @@
+#include "cpu/kernels.h"
+
+#include <dlfcn.h>
+
+#include <array>
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+namespace seo_kernels::cpu {
+namespace {
+
+struct Capability {
+  const char* name;
+  bool (*supported)();
+};
+
+#if defined(__x86_64__)
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+#else
+bool has_avx2() { return false; }
+bool has_avx512() { return false; }
+bool has_avx512_bf16() { return false; }
+#endif
+
+constexpr std::array<Capability, 4> kCapabilities{{{"avx512_bf16", has_avx512_bf16},
+                                                   {"avx512", has_avx512},
+                                                   {"avx2", has_avx2},
+                                                   {"portable", [] { return true; }}}};
+
+std::string library_folder() {
+  Dl_info info;
+  if (dladdr(reinterpret_cast<void*>(&library_folder), &info) == 0) {
+    throw std::runtime_error("seo_kernels: cannot tell where its own library lies");
+  }
+  const std::string path = info.dli_fname;
+  return path.substr(0, path.rfind('/') + 1);
+}
+
+// The first capability to try: the environment variable's, or the best.
+size_t first_capability() {
+  const char* cap = std::getenv("SEO_KERNELS_CPU_CAPABILITY");
+  if (!cap || !*cap) return 0;
+  std::string names;
+  for (size_t n = 0; n < kCapabilities.size(); ++n) {
+    if (std::string(cap) == kCapabilities[n].name) return n;
+    names += std::string(n ? ", " : "") + kCapabilities[n].name;
+  }
+  throw std::invalid_argument("SEO_KERNELS_CPU_CAPABILITY is '" + std::string(cap) + "', expected one of " + names);
+}
+
+const AttentionKernels& load_kernels() {
+  std::string tried;
+  for (size_t n = first_capability(); n < kCapabilities.size(); ++n) {
+    if (!kCapabilities[n].supported()) continue;
+    const std::string path = library_folder() + "libseo_kernels_cpu_" + kCapabilities[n].name + ".so";
+    void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+    if (!library) {
+      tried += std::string("; ") + dlerror();
+      continue;
+    }
+    using Entry = const AttentionKernels* (*)();
+    const auto entry = reinterpret_cast<Entry>(dlsym(library, "seo_kernels_cpu_plugin"));
+    if (entry) return *entry();
+    tried += std::string("; ") + dlerror();
+  }
+  throw std::runtime_error("seo_kernels: no CPU kernels could be loaded" + tried);
+}
+
+}  // namespace
+
+const AttentionKernels& kernels() {
+  static const AttentionKernels& loaded = load_kernels();
+  return loaded;
+}
+
+}  // namespace seo_kernels::cpu

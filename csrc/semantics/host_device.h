@@ -1,0 +1,9 @@
+// Functions marked so compile for the host and, under nvcc, for the device.
+// `static` gives them internal linkage: a shared inline one compiled for AVX-512 could become the linker's copy for all.
+#pragma once
+
+#ifdef __CUDACC__
+#define SK_HOST_DEVICE static inline __host__ __device__
+#else
+#define SK_HOST_DEVICE static inline
+#endif

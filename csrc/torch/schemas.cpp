@@ -1,0 +1,21 @@
+// The schemas of all ops, for every device. No keyword-only arguments: TorchScript cannot pass them.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(seo_kernels, m) {
+  m.def(
+      "attention_forward(Tensor query, Tensor key, Tensor value, str pattern, Tensor? layout, Tensor? relative_key, "
+      "Tensor? relative_value, Tensor? relative_bias, Tensor? slopes, Tensor? mask, Tensor? key_lengths, "
+      "Tensor? query_segments, Tensor? key_segments, Tensor? sinks, Tensor? seed, float dropout_p, float scale, "
+      "float softcap, SymInt query_offset) -> (Tensor, Tensor)");
+  m.def(
+      "attention_backward(Tensor? grad_out, Tensor? grad_lse, Tensor query, Tensor key, Tensor value, Tensor out, "
+      "Tensor lse, str pattern, Tensor? layout, Tensor? relative_key, Tensor? relative_value, Tensor? relative_bias, "
+      "Tensor? slopes, Tensor? mask, Tensor? key_lengths, Tensor? query_segments, Tensor? key_segments, "
+      "Tensor? sinks, Tensor? seed, float dropout_p, float scale, float softcap, SymInt query_offset, "
+      "bool[9] wanted) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "attention_plan(str pattern, Tensor? layout, int heads, int query_length, int key_length, int query_offset) "
+      "-> Tensor");
+  m.def("fma_peak(str kind, int milliseconds) -> float");
+  m.def("cpu_capability() -> str");
+}

@@ -1,0 +1,68 @@
+// Small helpers between stable-ABI tensors and the kernels' plain parameters.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "cpu/attention_params.h"
+
+namespace seo_kernels {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+inline std::string shape_text(const Tensor& tensor) {
+  std::string text = "(";
+  for (int64_t n = 0; n < tensor.dim(); ++n) text += (n ? ", " : "") + std::to_string(tensor.size(n));
+  return text + ")";
+}
+
+inline cpu::DType dtype_of(const Tensor& tensor, const char* name) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Double:
+      return cpu::DType::kFloat64;
+    case ScalarType::Float:
+      return cpu::DType::kFloat32;
+    case ScalarType::BFloat16:
+      return cpu::DType::kBFloat16;
+    case ScalarType::Half:
+      return cpu::DType::kFloat16;
+    case ScalarType::Bool:
+      return cpu::DType::kBool;
+    default:
+      throw std::invalid_argument(std::string(name) + " has a dtype that attention does not know");
+  }
+}
+
+// A 4-D tensor as the kernels see it; dimensions of size 1 broadcast.
+inline cpu::TensorView view_of(const Tensor& tensor, const char* name) {
+  cpu::TensorView view;
+  view.data = tensor.data_ptr();
+  view.dtype = dtype_of(tensor, name);
+  for (int64_t n = 0; n < 4; ++n) view.stride[n] = tensor.size(n) == 1 ? 0 : tensor.stride(n);
+  return view;
+}
+
+inline void check_shape(const Tensor& tensor, const char* name, const std::vector<int64_t>& expected) {
+  bool same = tensor.dim() == static_cast<int64_t>(expected.size());
+  for (size_t n = 0; same && n < expected.size(); ++n) same = tensor.size(static_cast<int64_t>(n)) == expected[n];
+  if (same) return;
+  std::string text = "(";
+  for (size_t n = 0; n < expected.size(); ++n) text += (n ? ", " : "") + std::to_string(expected[n]);
+  throw std::invalid_argument(std::string(name) + " has shape " + shape_text(tensor) + ", expected " + text + ")");
+}
+
+// The tensor in the accumulation type, contiguous.
+inline Tensor as_type(const Tensor& tensor, ScalarType type) {
+  const Tensor same = tensor.scalar_type() == type ? tensor : torch::stable::to(tensor, type);
+  return same.is_contiguous() ? same : torch::stable::contiguous(same);
+}
+
+}  // namespace seo_kernels

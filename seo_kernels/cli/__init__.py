@@ -1,0 +1,1 @@
+"""The command line: ``python -m seo_kernels info | check | bench | demo``."""

@@ -1,0 +1,97 @@
+"""The two pictures of the demo: the loss curve, and where the trained heads look."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seo_kernels._extras import require
+from seo_kernels.demo.model import Attend, ByteModel
+from seo_kernels.demo.train import to_tokens
+from seo_kernels.relative import RelativePosition
+
+MAP_LENGTH = 192  # bytes; a head dim of the value, so at most 256
+SMOOTHING = 0.05  # share of the newest step in the drawn mean
+
+
+def require_matplotlib() -> Any:
+    """pyplot, drawing to files only.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    purpose = "draw the loss curve and the attention patterns"
+    require("matplotlib", extra="plots", purpose=purpose).use("Agg")
+    return require("matplotlib.pyplot", extra="plots", purpose=purpose)
+
+
+def draw_loss(path: Path, history: list[float], held_out: float, unigram: float, zlib: float) -> None:
+    """Bits per byte over the steps, beside what unigram frequencies and zlib need on the held-out text."""
+    plt = require_matplotlib()
+    smooth = [history[0]]
+    for value in history[1:]:
+        smooth.append(smooth[-1] + SMOOTHING * (value - smooth[-1]))
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    steps = range(1, len(history) + 1)
+    axes.plot(steps, history, color="tab:blue", alpha=0.25, linewidth=0.8, label="training batches")
+    axes.plot(steps, smooth, color="tab:blue", label="training, smoothed")
+    axes.axhline(unigram, color="tab:gray", linestyle=":", label=f"unigram entropy {unigram:.2f}")
+    axes.axhline(zlib, color="tab:gray", linestyle="--", label=f"zlib -9 {zlib:.2f}")
+    axes.plot([len(history)], [held_out], "o", color="tab:red", label=f"held-out text {held_out:.2f}")
+    axes.set(xlabel="step", ylabel="bits per byte", ylim=(0, max(unigram, zlib, held_out) * 1.15))
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def draw_attention(path: Path, model: ByteModel, text: bytes, attend: Attend) -> None:
+    """A map per layer and head over the first bytes of ``text``, and the relative biases by distance."""
+    plt = require_matplotlib()
+    maps, biases = attention_maps(model, text[:MAP_LENGTH], attend)
+    layers, heads = len(maps), model.config.heads
+    figure, axes = plt.subplots(
+        layers, heads + 1, figsize=(2.3 * (heads + 1), 2.3 * layers), layout="constrained", squeeze=False
+    )
+    distances = range(-model.config.window, 1)
+    for layer, probabilities in enumerate(maps):
+        for head in range(heads):
+            panel = axes[layer][head]
+            panel.imshow(probabilities[head].sqrt(), cmap="magma", vmin=0, vmax=1, interpolation="nearest")
+            panel.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=8)
+            panel.tick_params(labelsize=6)
+        panel = axes[layer][heads]
+        for head in range(heads):
+            panel.plot(
+                distances, biases[layer][head, : len(distances)], linewidth=0.8, label=f"head {head + 1}"
+            )
+        panel.set_title("relative bias by distance", fontsize=8)
+        panel.tick_params(labelsize=6)
+    axes[-1][heads].legend(fontsize=6)
+    axes[-1][0].set_xlabel("key byte", fontsize=7)
+    axes[-1][0].set_ylabel("query byte", fontsize=7)
+    figure.suptitle("where the heads look (square root of the attention probability)", fontsize=10)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+@torch.no_grad()
+def attention_maps(model: ByteModel, text: bytes, attend: Attend) -> tuple[list[Tensor], list[Tensor]]:
+    """Of every layer the attention probabilities (H, T, T), T = len(text) at most 256, and the relative bias.
+
+    They come out of the kernel itself: with the identity as value, the output is the matrix of probabilities.
+    """
+    maps: list[Tensor] = []
+    biases: list[Tensor] = []
+
+    def recording(
+        query: Tensor, key: Tensor, value: Tensor, relative: RelativePosition, window: int
+    ) -> Tensor:
+        identity = torch.eye(key.shape[2], dtype=key.dtype).expand(*key.shape[:2], -1, -1)
+        maps.append(attend(query, key, identity, relative, window)[0])
+        assert relative.bias is not None
+        biases.append(relative.bias.detach())
+        return attend(query, key, value, relative, window)
+
+    model(to_tokens(text)[None], recording)
+    return maps, biases

@@ -1,0 +1,65 @@
+"""Tokens per second of a training step: this library beside PyTorch's attention, same weights, in turn."""
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from seo_kernels.demo.engines import fused, masked_sdpa
+from seo_kernels.demo.model import Attend, ByteModel
+from seo_kernels.demo.train import precision_context
+
+TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}  # of the gradient's norm
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Median tokens per second of forward and backward, and how far the two gradients are apart."""
+
+    fused: float
+    sdpa: float
+    gradient_difference: float
+
+    @property
+    def ratio(self) -> float:
+        return self.fused / self.sdpa
+
+
+def compare(model: ByteModel, tokens: Tensor, precision: str, rounds: int = 3) -> Throughput:
+    """Time both engines in turn on tokens (B, T + 1), after one round that is not counted.
+
+    Raises:
+        RuntimeError: they do not compute the same gradient, so the times would say nothing.
+    """
+    _, ours_gradient = _step(model, tokens, fused, precision)
+    _, peer_gradient = _step(model, tokens, masked_sdpa, precision)
+    difference = float((ours_gradient - peer_gradient).norm() / peer_gradient.norm())
+    if not difference <= TOLERANCE[precision]:
+        raise RuntimeError(
+            f"the gradients of both engines differ by {difference:.1e}, expected {TOLERANCE[precision]}"
+        )
+    seconds: dict[Attend, list[float]] = {fused: [], masked_sdpa: []}
+    for _ in range(rounds):
+        for engine, times in seconds.items():
+            times.append(_step(model, tokens, engine, precision)[0])
+    count = tokens.shape[0] * (tokens.shape[1] - 1)
+    return Throughput(
+        fused=count / statistics.median(seconds[fused]),
+        sdpa=count / statistics.median(seconds[masked_sdpa]),
+        gradient_difference=difference,
+    )
+
+
+def _step(model: ByteModel, tokens: Tensor, engine: Attend, precision: str) -> tuple[float, Tensor]:
+    model.zero_grad()
+    begun = time.perf_counter()
+    with precision_context(precision):
+        loss = model.loss(tokens, engine)
+    loss.backward()
+    seconds = time.perf_counter() - begun
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    model.zero_grad()
+    return seconds, flat
