@@ -14,6 +14,8 @@ PIP := $(PY) -m pip install --disable-pip-version-check --quiet -c constraints.t
 CPP = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 export SEO_KERNELS_REQUIRE_NATIVE := 1
+# glibc fills fresh memory with 0xFE bytes (-1.7e38 as a float): what reads it uninitialised is found
+test test-all: export MALLOC_PERTURB_ := 1
 
 .PHONY: demo test test-all lint format bench build clean
 

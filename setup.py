@@ -42,6 +42,7 @@ COMPILE_FLAGS = [
     "-std=c++20",
     "-O3",
     "-Wall",
+    "-Wno-maybe-uninitialized",  # g++ 12 means its own AVX-512 headers
     "-fno-math-errno",
     "-ffp-contract=fast",
     "-fvisibility=hidden",

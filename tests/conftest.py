@@ -1,12 +1,13 @@
 """What every test starts from: the same seed, and as many threads as the continuous integration has."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import settings
 
-settings.register_profile(
-    "seo_kernels", deadline=None, print_blob=True
-)  # the first call of a kernel loads it
+# no deadline: machines differ, and the first call of an op loads it
+settings.register_profile("seo_kernels", deadline=None, print_blob=True)
 settings.load_profile("seo_kernels")
 
 
@@ -18,3 +19,18 @@ def _seed() -> None:
 @pytest.fixture(autouse=True, scope="session")
 def _threads() -> None:
     torch.set_num_threads(2)
+
+
+@pytest.fixture
+def poisoned_memory() -> Iterator[None]:
+    """Tensors that torch allocates uninitialised, for the kernels too, hold NaN, or the largest integer.
+
+    For a whole module: ``pytestmark = pytest.mark.usefixtures("poisoned_memory")``. The kernels' own working
+    memory comes from malloc: the Makefile has glibc fill it.
+    """
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    yield
+    torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)

@@ -76,3 +76,7 @@ def test_broken_extra_keeps_its_own_error(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="No module named 'not_there_at_all'"):
         _extras.require("half_there", extra="plots", purpose="draw")
+
+
+def test_uninitialised_memory_is_poisoned(poisoned_memory: None) -> None:
+    assert torch.empty(100).isnan().all()

@@ -69,14 +69,17 @@ def demo(
         corpus = load_corpus(paths or [], least_bytes=20 * (length + 1))
         output.mkdir(parents=True, exist_ok=True)
         trainer = Trainer(model_config, train_config, corpus, fused)
-        checkpoint = output / "checkpoint.pt"
-        if checkpoint.exists() and not restart:
-            trainer.resume(checkpoint)
     except (ValueError, FileNotFoundError) as error:
         usage_error(str(error))
     except MissingExtraError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
+    checkpoint = output / "checkpoint.pt"
+    if checkpoint.exists() and not restart:
+        try:
+            trainer.resume(checkpoint)
+        except ValueError as error:
+            usage_error(f"{error}; --restart trains anew, --output names another folder")
 
     console = report_console()
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())

@@ -41,9 +41,12 @@ def load_corpus(paths: Sequence[Path], least_bytes: int) -> Corpus:
     text = _drop_repeated_paragraphs(texts).encode()
     if len(text) < least_bytes:
         raise ValueError(
-            f"the text has {len(text)} bytes without repeated paragraphs, expected at least {least_bytes}"
+            f"the text has {len(text)} bytes without repeated paragraphs, expected {least_bytes} or more"
         )
     cut = len(text) - int(len(text) * HELD_OUT_SHARE)
+    paragraph = text.rfind(b"\n\n", 0, cut) + 2
+    if cut - paragraph < len(text) // 20:  # not so in one endless paragraph
+        cut = paragraph
     source = ", ".join(map(str, paths)) if paths else "the Python language reference (pydoc_data.topics)"
     return Corpus(source, train=text[:cut], held_out=text[cut:])
 

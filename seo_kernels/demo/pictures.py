@@ -57,13 +57,18 @@ def draw_attention(path: Path, model: ByteModel, text: bytes, attend: Attend) ->
     for layer, probabilities in enumerate(maps):
         for head in range(heads):
             panel = axes[layer][head]
-            panel.imshow(probabilities[head].sqrt(), cmap="magma", vmin=0, vmax=1, interpolation="nearest")
+            panel.imshow(
+                probabilities[head].sqrt().numpy(), cmap="magma", vmin=0, vmax=1, interpolation="nearest"
+            )
             panel.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=8)
             panel.tick_params(labelsize=6)
         panel = axes[layer][heads]
         for head in range(heads):
             panel.plot(
-                distances, biases[layer][head, : len(distances)], linewidth=0.8, label=f"head {head + 1}"
+                distances,
+                biases[layer][head, : len(distances)].numpy(),
+                linewidth=0.8,
+                label=f"head {head + 1}",
             )
         panel.set_title("relative bias by distance", fontsize=8)
         panel.tick_params(labelsize=6)

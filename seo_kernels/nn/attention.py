@@ -176,6 +176,11 @@ class MultiheadAttention(nn.MultiheadAttention):
     def _qkv_same_embed_dim(self, same: bool) -> None:
         self._packed_projection = same
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        # Torch's layer adds it for old pickles; there TorchScript would find it before the property.
+        self.__dict__.pop("_qkv_same_embed_dim", None)
+
     def forward(
         self,
         query: Tensor,

@@ -1,6 +1,6 @@
 """What ``nn.MultiheadAttention`` takes, checked and translated: shapes, and masks whose True hides.
 
-Every function here but ``check_operands`` compiles under TorchScript.
+Every function here but ``check_operands`` and its helper compiles under TorchScript.
 """
 
 import torch
@@ -22,13 +22,17 @@ def check_operands(
             raise TypeError(f"{name} is a {type(tensor).__name__}, expected a tensor")
         if tensor.device != weight.device:
             raise ValueError(f"{name} is on {tensor.device}, expected the weights' device {weight.device}")
-        if tensor.dtype != weight.dtype and not (
-            tensor.is_floating_point() and torch.is_autocast_enabled(tensor.device.type)
-        ):
+        if tensor.dtype != weight.dtype and not (_cast_by_autocast(tensor) and _cast_by_autocast(weight)):
             raise TypeError(f"{name} has dtype {tensor.dtype}, expected the weights' {weight.dtype}")
     for name, mask in (("key_padding_mask", key_padding_mask), ("attn_mask", attn_mask)):
         if mask is not None and not isinstance(mask, Tensor):
             raise TypeError(f"{name} is a {type(mask).__name__}, expected a tensor or None")
+
+
+def _cast_by_autocast(tensor: Tensor) -> bool:
+    kind = tensor.device.type
+    enabled = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return enabled and tensor.is_floating_point() and tensor.dtype != torch.float64
 
 
 def check_shapes(

@@ -1,4 +1,4 @@
 """The public call, the autograd pair and the fake kernel of each op.
 
-Nothing is imported here: ``reference`` and ``ops`` share ``arguments``, and each module of ``ops`` names what it needs.
+Nothing is imported here, since ``reference`` and the ops share ``ops.arguments``: import the op's own module.
 """

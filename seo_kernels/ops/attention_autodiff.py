@@ -1,7 +1,7 @@
 """The derivatives of attention, of any order and in every mode: a pair of Functions.
 
-``AttentionFunction`` is the op. Its backward applies ``AttentionBackwardFunction``, the op's gradient, whose own
-backward and jvp are one formula (``second_order``), since second derivatives are symmetric.
+``AttentionFunction`` is the op. Its backward applies ``AttentionBackwardFunction``, the op's gradient, whose
+own backward and jvp are one formula (``second_order``), since second derivatives are symmetric.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class AttentionFunction(torch.autograd.Function):
         arguments, _out, _lse = _saved_primals(ctx)
         with forward_ad._set_fwd_grad_enabled(True):
             derivatives = second_order(arguments, _direction(tangents), want_tangents=True)
-        return derivatives.out, derivatives.lse
+        return derivatives.tangents()
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
@@ -64,10 +64,10 @@ class AttentionFunction(torch.autograd.Function):
 
 
 class AttentionBackwardFunction(torch.autograd.Function):
-    """The nine gradients of attention: the arguments of ``attention_backward``, ``wanted`` spread out at the end.
+    """The nine gradients of attention: the arguments of ``attention_backward``, ``wanted`` spread out.
 
-    It differentiates as a function of the two incoming gradients and of the op's arguments. out and lse follow from
-    the arguments: they carry no derivative of their own.
+    Differentiable in the two incoming gradients and in the op's arguments; out and lse follow
+    from the arguments, and carry no derivative of their own.
     """
 
     @staticmethod
@@ -109,7 +109,9 @@ class AttentionBackwardFunction(torch.autograd.Function):
             moved = second_order(arguments, direction, grad_out, grad_lse, ctx.wanted).inputs
             if grad_out_tangent is not None or grad_lse_tangent is not None:
                 linear = _gradients(grad_out_tangent, grad_lse_tangent, arguments, out, lse, ctx.wanted)
-                moved = Differentiable(*(m if m is None else m + g for m, g in zip(moved, linear, strict=True)))
+                moved = Differentiable(
+                    *(m if m is None else m + g for m, g in zip(moved, linear, strict=True))
+                )
         return tuple(out.new_empty(0) if m is None else m for m in moved)
 
     @staticmethod
@@ -146,7 +148,9 @@ def _saved(ctx: Any) -> tuple[Any, ...]:
 
 def _saved_primals(ctx: Any) -> tuple[Any, ...]:
     """The same for a jvp: without the tangents of this level."""
-    return _unpacked(ctx, [None if t is None else forward_ad.unpack_dual(t).primal for t in ctx.saved_tensors])
+    return _unpacked(
+        ctx, [None if t is None else forward_ad.unpack_dual(t).primal for t in ctx.saved_tensors]
+    )
 
 
 def _unpacked(ctx: Any, tensors: Sequence[Any]) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""What ``torch.compile``, ``torch.export`` and meta tensors need to know of the ops: their shapes, and their backward."""
+"""What ``torch.compile`` and ``torch.export`` need to know of the ops: their shapes, and their backward."""
 
 from __future__ import annotations
 

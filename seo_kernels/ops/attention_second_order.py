@@ -5,8 +5,8 @@ With x the differentiable inputs, f(x) = (out, lse), a direction u in the space 
     tangent    J u               forward mode, and the double backward with respect to g
     curvature  d/dx <g, J u>     the double backward with respect to x, and forward mode over reverse mode
 
-Per row, with p the softmax weights, w the dropout factors, z the scaled products, phi the softcap, s the scores,
-d the distances, and ' marking tangents (derived by the chain rule from eq. 3 and 4 of Shaw et al. 2018):
+Per row, with p the softmax weights, w the dropout factors, z the scaled products, phi the softcap, s the
+scores, d the distances, and ' for tangents (by the chain rule from eq. 3 and 4 of Shaw et al. 2018):
 
     z' = scale (q'.k + q.k' + the same of the table),   s' = phi'(z) z' + bias' - slope' |d| + mask'
     lse' = sum_j p_j s'_j + p_sink sink',               p'_j = p_j (s'_j - lse')
@@ -14,7 +14,8 @@ d the distances, and ' marking tangents (derived by the chain rule from eq. 3 an
 
     e_j = w_j g_out.v_j,   e'_j = w_j g_out.v'_j,   mean = sum_j p_j e_j,   delta = mean - g_lse
     h_j = s'_j (e_j - delta) + e'_j,   h_sink = -sink' delta,   <g, J u> = sum_j p_j h_j + p_sink h_sink
-    d/ds_j = p_j (h_j - <g, J u> - lse' (e_j - mean)),   d/ds'_j = p_j (e_j - delta),   d/dv_j = w_j p'_j g_out
+    d/ds_j = p_j (h_j - <g, J u> - lse' (e_j - mean)),   d/ds'_j = p_j (e_j - delta),
+    d/dsink = p_sink (h_sink - <g, J u> + lse' mean),    d/dv_j = w_j p'_j g_out
 """
 
 from __future__ import annotations
@@ -39,6 +40,12 @@ class SecondOrder(NamedTuple):
     lse: Tensor | None  # (B, Hq, Tq)
     inputs: Differentiable
 
+    def tangents(self) -> tuple[Tensor, Tensor]:
+        """out and lse, which were wanted."""
+        assert self.out is not None
+        assert self.lse is not None
+        return self.out, self.lse
+
 
 def second_order(
     arguments: AttentionArguments,
@@ -57,8 +64,8 @@ def second_order(
         grad_out: (B, Hq, Tq, Dv) or None, and grad_lse: (B, Hq, Tq) or None: g.
         wanted: one bool for each field of ``Differentiable``.
 
-    Every result has the dtype and the shape of what it belongs to; between, all is float32 (float64 for float64).
-    Memory: a few (B, Hq, queries of a tile, visited keys), and what the results need.
+    Every result has the dtype and the shape of what it belongs to; all between is float32, or float64 for it.
+    Memory: a few times (B, Hq, queries of a tile, visited keys), and what the results need.
     """
     query, pattern = arguments.query, decode(arguments.pattern, arguments.layout)
     dtype = torch.promote_types(query.dtype, torch.float32)
@@ -107,6 +114,7 @@ class _TileDerivatives:
             )
             for operands in (point, direction)
         )
+        self.zero = self.visible.new_zeros((), dtype=torch.float32)  # joins any dtype
         self.scale, self.softcap = tile.arguments.scale, tile.arguments.softcap
         self._set_weights()
         self._set_tangents()
@@ -156,10 +164,12 @@ class _TileDerivatives:
     def out_tangent(self) -> Tensor:
         """out' (B, Hq, m, Dv)."""
         out = self._mixed(self.p_tangent, self.point.value, "relative_value", self.point)
-        return out + self._mixed(self._dropped(self.p), self.direction.value, "relative_value", self.direction)
+        return out + self._mixed(
+            self._dropped(self.p), self.direction.value, "relative_value", self.direction
+        )
 
     def curvature(self, grad_out: Tensor, grad_lse: Tensor) -> Differentiable:
-        """This tile's part of d/dx <g, J u>, as ``TileSums.add`` takes it; None for tables that there are not."""
+        """This tile's part of d/dx <g, J u>, as ``TileSums.add`` takes it; None for absent tables."""
         point, direction, p = self.point, self.direction, self.p
         e = self._seen(self._dropped(self._products(grad_out, point.value, "relative_value", point)))
         e_tangent = self._products(grad_out, direction.value, "relative_value", direction)
@@ -181,18 +191,12 @@ class _TileDerivatives:
             by_z_tangent = by_s_tangent * self.slope
         by_z, by_z_tangent = by_z * self.scale, by_z_tangent * self.scale  # now by the unscaled products
 
-        by_key = by_z.mT @ point.query
-        if direction.query is not None:
-            by_key = by_key + by_z_tangent.mT @ direction.query
         by_relative_key = by_relative_value = by_bias = by_slopes = None
         if point.relative_key is not None:
-            by_relative_key = self._bucketed(by_z, "relative_key").mT @ point.query
-            if direction.query is not None:
-                tangents = self._bucketed(by_z_tangent, "relative_key")
-                by_relative_key = by_relative_key + tangents.mT @ direction.query
-            by_relative_key = by_relative_key.sum(0)
+            buckets, moved = (self._bucketed(pairs, "relative_key") for pairs in (by_z, by_z_tangent))
+            by_relative_key = (self._outer(buckets, point.query) + self._outer(moved, direction.query)).sum(0)
         if point.relative_value is not None:
-            by_relative_value = (self._bucketed(self.p_tangent, "relative_value").mT @ grad_out).sum(0)
+            by_relative_value = self._outer(self._bucketed(self.p_tangent, "relative_value"), grad_out).sum(0)
         if point.relative_bias is not None:
             by_bias = self._bucketed(by_s, "relative_bias").sum((0, 2))
         if point.slopes is not None:
@@ -200,8 +204,8 @@ class _TileDerivatives:
         return Differentiable(
             query=self._mixed(by_z, point.key, "relative_key", point)
             + self._mixed(by_z_tangent, direction.key, "relative_key", direction),
-            key=by_key,
-            value=self.p_tangent.mT @ grad_out,
+            key=self._outer(by_z, point.query) + self._outer(by_z_tangent, direction.query),
+            value=self._outer(self.p_tangent, grad_out),
             relative_key=by_relative_key,
             relative_value=by_relative_value,
             relative_bias=by_bias,
@@ -213,9 +217,9 @@ class _TileDerivatives:
     def _products(
         self, rows: Tensor | None, columns: Tensor | None, table: str, tables: Differentiable
     ) -> Tensor:
-        """rows_i . (columns_j + table[r_ij]), (B, Hq, m, n); a zero where there is nothing to multiply."""
+        """rows_i . (columns_j + table[r_ij]), (B, Hq, m, n); a zero where there is nothing."""
         entries = getattr(tables, table)
-        total = self.visible.new_zeros((), dtype=torch.float32)
+        total = self.zero
         if rows is not None and columns is not None:
             total = rows @ columns.mT
         if rows is not None and entries is not None:
@@ -223,12 +227,14 @@ class _TileDerivatives:
         return total
 
     def _mixed(self, weights: Tensor, columns: Tensor | None, table: str, tables: Differentiable) -> Tensor:
-        """sum_j weights_ij (columns_j + table[r_ij]), (B, Hq, m, D); a zero where there is nothing to weigh."""
+        """sum_j weights_ij (columns_j + table[r_ij]), (B, Hq, m, D); a zero where there is nothing."""
         entries = getattr(tables, table)
-        total = self.visible.new_zeros((), dtype=torch.float32)
-        if columns is not None:
-            total = weights @ columns
+        total = self.zero if columns is None else weights @ columns
         return total if entries is None else total + self._bucketed(weights, table) @ entries
+
+    def _outer(self, pairs: Tensor, rows: Tensor | None) -> Tensor:
+        """sum_i pairs_ij rows_i, (B, Hq, n, D); a zero where there is nothing."""
+        return self.zero if rows is None else pairs.mT @ rows
 
     def _bucketed(self, weights: Tensor, table: str) -> Tensor:
         """sum over the keys of each table row, (B, Hq, m, rows)."""
@@ -240,7 +246,7 @@ class _TileDerivatives:
 
     def _score_terms(self, operands: Differentiable) -> Tensor:
         """bias[r] - slope |d| + mask; a zero where there are none of them."""
-        total = self.visible.new_zeros((), dtype=torch.float32)
+        total = self.zero
         if operands.relative_bias is not None:
             total = operands.relative_bias[:, self.tile.tables["relative_bias"].index]
         if operands.slopes is not None:
@@ -252,8 +258,8 @@ class _TileDerivatives:
 
     def _dropped(self, pairs: Tensor) -> Tensor:
         """w * pairs."""
-        kept = self.tile.kept
-        return pairs if kept is None else torch.where(kept, pairs / (1.0 - self.tile.arguments.dropout_p), 0.0)
+        kept, dropout_p = self.tile.kept, self.tile.arguments.dropout_p
+        return pairs if kept is None else torch.where(kept, pairs / (1.0 - dropout_p), 0.0)
 
 
 def _only(where: Tensor, operand: Tensor | None) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""What tiles add up to: the way back of ``Tile.slice``, from the gradients of the parts to those of the operands."""
+"""What tiles add up to: the way back from ``Tile.slice``, from gradients of parts to those of the whole."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class TileSums:
         """Add the gradients of one tile; the parts of operands that are not wanted are not looked at.
 
         The parts are per query head, and those of tables, slopes and sinks summed over the batch:
-        query (B, Hq, m, D), key (B, Hq, n, D), relative_key (Hq, rows, D), relative_bias (Hq, rows), slopes (Hq,),
-        mask (B, Hq, m, n) and so on.
+        query (B, Hq, m, D), key (B, Hq, n, D), value (B, Hq, n, Dv), mask (B, Hq, m, n),
+        relative_key (Hq, rows, D), relative_value (Hq, rows, Dv), relative_bias (Hq, rows), slopes (Hq,).
         """
         for name, total in self.sums.items():
             whole, part = getattr(self.whole, name), getattr(parts, name)
@@ -36,10 +36,12 @@ class TileSums:
             elif name in ("key", "value"):
                 index = tile.keys
                 group = part.shape[1] // whole.shape[1]
-                part = part.reshape(part.shape[0], whole.shape[1], group, *part.shape[2:]).sum(2)  # (B, Hkv, n, D)
+                part = part.reshape(part.shape[0], whole.shape[1], group, *part.shape[2:]).sum(
+                    2
+                )  # (B, Hkv, n, D)
             elif name.startswith("relative"):
                 rows = tile.tables[name]
-                index = torch.arange(rows.begin, rows.begin + rows.count, device=part.device)
+                index = torch.arange(rows.first, rows.first + rows.count, device=part.device)
                 part = part.sum(0) if whole.ndim == 2 and name != "relative_bias" else part
             elif name == "mask":
                 part = part.sum_to_size(tile.of_mask(whole).shape)
@@ -69,10 +71,10 @@ def _summed_dim(name: str, whole: Tensor) -> int | None:
 
 
 class IndexedSum:
-    """Sum of pieces that each cover some indices of one dimension of ``whole`` (None: pieces that cover it all).
+    """Sum of pieces that each cover some indices of one dimension of ``whole``, or all of it (None).
 
-    Pieces are gathered until they are as long as the whole and then added in one step: neither their number nor the
-    out-of-place sum (which autograd and ``torch.func`` need) costs more than the pieces themselves.
+    Pieces are gathered until they are as long as the whole and then added in one step: neither their number
+    nor the out-of-place sum (which autograd and ``torch.func`` need) costs more than the pieces themselves.
     """
 
     def __init__(self, whole: Tensor, dim: int | None) -> None:

@@ -1,12 +1,12 @@
-"""Tile by tile over what a pattern visits: where a tile stands, who sees whom in it, what it reads of the operands.
+"""Tile by tile over what a pattern visits: where a tile stands, who sees whom in it, what it reads.
 
-The derivatives that plain torch computes (forward mode, double backward) walk over these tiles, so that their memory
-follows the visited keys and not Tq x Tk. Everything is out of place: it runs under autograd and ``torch.func`` alike.
+The derivatives that plain torch computes (forward mode, double backward) walk over these tiles, so that their
+memory follows the visited keys and not Tq x Tk. All is out of place, as autograd and ``torch.func`` need it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from seo_kernels.reference.philox import keep_mask
 
 
 class Differentiable(NamedTuple):
-    """The arguments of attention that have a gradient, or one value for each of them, in the order of ``wanted``."""
+    """The arguments of attention that have a gradient, in the order of ``wanted``; or a value for each."""
 
     query: Tensor | None = None
     key: Tensor | None = None
@@ -40,10 +40,6 @@ class Span:
     begin: int
     end: int
     keys: tuple[tuple[int, int], ...]
-
-    @property
-    def key_count(self) -> int:
-        return sum(end - begin for begin, end in self.keys)
 
 
 def visited_spans(arguments: AttentionArguments) -> list[Span]:
@@ -85,10 +81,11 @@ def _joined(ranges: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     return tuple(joined)
 
 
-class TableRows(NamedTuple):
-    """The rows of a relative table that a tile reads: ``begin`` and ``count``, and ``index`` (m, n) into them."""
+@dataclass(frozen=True)
+class TableRows:
+    """The rows of a relative table that a tile reads: ``count`` from ``first``, and (m, n) indices."""
 
-    begin: int
+    first: int
     count: int
     index: Tensor
 
@@ -135,7 +132,9 @@ class Tile:
         arguments = self.arguments
         lengths = {
             "relative_key": None if arguments.relative_key is None else arguments.relative_key.shape[-2],
-            "relative_value": None if arguments.relative_value is None else arguments.relative_value.shape[-2],
+            "relative_value": None
+            if arguments.relative_value is None
+            else arguments.relative_value.shape[-2],
             "relative_bias": None if arguments.relative_bias is None else arguments.relative_bias.shape[-1],
         }
         return {name: self._table_rows(length) for name, length in lengths.items() if length is not None}
@@ -151,8 +150,8 @@ class Tile:
         return TableRows(begin, last + 1 - begin, self.distance.clamp(-reach, reach) + (reach - begin))
 
     def slice(self, whole: Differentiable, dtype: torch.dtype) -> Differentiable:
-        """What this tile reads of every operand, in ``dtype``, keys and values repeated for the query heads."""
-        parts = {
+        """What this tile reads of each operand, in ``dtype``, keys and values repeated for query heads."""
+        parts: dict[str, Callable[[Tensor], Tensor]] = {
             "query": self.of_queries,
             "key": self._of_keys,
             "value": self._of_keys,
@@ -191,7 +190,7 @@ class Tile:
 
     def _of_table(self, name: str, table: Tensor) -> Tensor:
         rows = self.tables[name]
-        return table.narrow(1 if name == "relative_bias" else table.ndim - 2, rows.begin, rows.count)
+        return table.narrow(1 if name == "relative_bias" else table.ndim - 2, rows.first, rows.count)
 
 
 def _whole(tensor: Tensor) -> Tensor:

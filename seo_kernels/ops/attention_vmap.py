@@ -1,7 +1,7 @@
-"""Attention over one more dimension (``torch.func.vmap``): folded into the batch, or one call after the other.
+"""Attention over one more dimension (``torch.func.vmap``): folded into the batch, or call after call.
 
-The loop serves what the op does not tell apart along its batch: tables and masks that are themselves batched, gradients
-that are summed over the batch, and dropout, whose bits depend on the batch index.
+The loop serves what the op does not tell apart along its batch: tables and masks that are batched themselves,
+gradients that are summed over the batch, and dropout, whose bits depend on the batch index.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Dims = Sequence[int | None]
 def vmap_forward(
     apply: Callable[..., Any], size: int, dims: Dims, arguments: Sequence[Any]
 ) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
-    """``AttentionFunction`` over ``size`` problems; ``dims`` says along which dimension each argument has them.
+    """``AttentionFunction`` over ``size`` problems; ``dims`` is where an argument has them, None: nowhere.
 
     Returns:
         The outputs, and the dimension of each along which the problems lie.

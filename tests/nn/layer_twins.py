@@ -8,7 +8,9 @@ import seo_kernels as sk
 EMBED, HEADS, BATCH, QUERIES, KEYS = 12, 3, 2, 5, 7
 
 
-def twins(dtype: torch.dtype = torch.float64, **config) -> tuple[nn.MultiheadAttention, sk.nn.MultiheadAttention]:
+def twins(
+    dtype: torch.dtype = torch.float64, **config
+) -> tuple[nn.MultiheadAttention, sk.nn.MultiheadAttention]:
     """A torch layer with random weights, biases included, and ours with its state_dict."""
     ours = {name: config.pop(name) for name in ("pattern", "relative") if name in config}
     theirs = nn.MultiheadAttention(EMBED, HEADS, dtype=dtype, **config)
@@ -20,9 +22,13 @@ def twins(dtype: torch.dtype = torch.float64, **config) -> tuple[nn.MultiheadAtt
 
 
 def inputs(
-    layer: nn.MultiheadAttention, kind: str = "cross", batched: bool = True, queries: int = QUERIES, keys: int = KEYS
+    layer: nn.MultiheadAttention,
+    kind: str = "cross",
+    batched: bool = True,
+    queries: int = QUERIES,
+    keys: int = KEYS,
 ) -> list[Tensor]:
-    """query, key, value that ask for gradients: all one tensor ("self"), key is value ("memory"), or three."""
+    """query, key, value that ask for gradients: one tensor ("self"), key is value ("memory"), or three."""
 
     def tensor(length: int, dim: int) -> Tensor:
         shape = (length, dim)
@@ -37,14 +43,19 @@ def inputs(
     return [query, key, key if kind == "memory" else tensor(keys, layer.vdim)]
 
 
-def outcome(layer: nn.Module, tensors: list[Tensor], extra: tuple[Tensor, ...] = (), **options) -> dict[str, Tensor]:
-    """Output, weights and every gradient (inputs, parameters, extra) of a fixed function of output and weights."""
+def outcome(
+    layer: nn.Module, tensors: list[Tensor], extra: tuple[Tensor, ...] = (), **options
+) -> dict[str, Tensor]:
+    """Output, weights and every gradient (inputs, parameters, extra) of a fixed function of both."""
     out, weights = layer(*tensors, **options)
     results = {"out": out.detach()}
     loss = (out * torch.linspace(-1.0, 1.0, out.numel(), dtype=out.dtype).view_as(out)).sum()
     if weights is not None:
         results["weights"] = weights.detach()
-        loss = loss + (weights * torch.linspace(1.0, -2.0, weights.numel(), dtype=out.dtype).view_as(weights)).sum()
+        loss = (
+            loss
+            + (weights * torch.linspace(1.0, -2.0, weights.numel(), dtype=out.dtype).view_as(weights)).sum()
+        )
     wanted = {f"d{name}": p for name, p in layer.named_parameters() if p.requires_grad}
     wanted |= {f"d{name}": t for name, t in zip(("query", "key", "value"), tensors, strict=True)}
     wanted |= {f"dextra{i}": t for i, t in enumerate(extra)}
@@ -57,5 +68,9 @@ def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: f
     for name, expected in theirs.items():
         assert ours[name].shape == expected.shape, name
         torch.testing.assert_close(
-            ours[name], expected, rtol=tolerance, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}"
+            ours[name],
+            expected,
+            rtol=tolerance,
+            atol=tolerance,
+            msg=lambda text, name=name: f"{name}: {text}",
         )

@@ -1,4 +1,4 @@
-"""sk.nn.MultiheadAttention against torch's, which it takes the place of: outputs, weights and all gradients."""
+"""sk.nn.MultiheadAttention against torch's, whose place it takes: outputs, weights and all gradients."""
 
 import pytest
 import torch
@@ -26,7 +26,10 @@ def masks(kind: str, batched: bool, dtype: torch.dtype, queries: int = QUERIES, 
     hidden = torch.rand(batch * HEADS, queries, keys) < 0.3
     padding[:, 0] = False
     hidden[:, :, 0] = False
-    as_float = {True: lambda t: torch.randn(t.shape, dtype=dtype).masked_fill(t, -torch.inf), False: lambda t: t}
+    as_float = {
+        True: lambda t: torch.randn(t.shape, dtype=dtype).masked_fill(t, -torch.inf),
+        False: lambda t: t,
+    }
     found = {}
     if "padding" in kind:
         padding = as_float["float_padding" in kind](padding)
@@ -44,7 +47,12 @@ def test_configurations(config: str, batched: bool, need_weights: bool) -> None:
     kinds = ("cross",) if "kdim" in config else ("self", "memory", "cross")
     for kind in kinds:
         tensors = inputs(theirs, kind, batched)
-        options = masks("padding 2d", batched, torch.float64, keys=tensors[1].shape[-2 if not batched or theirs.batch_first else 0])
+        options = masks(
+            "padding 2d",
+            batched,
+            torch.float64,
+            keys=tensors[1].shape[-2 if not batched or theirs.batch_first else 0],
+        )
         for given in ({}, options):
             call = {"need_weights": need_weights, **given}
             assert_same(outcome(ours, tensors, **call), outcome(theirs, tensors, **call))
@@ -84,10 +92,14 @@ def test_masks(kind: str, config: str, batched: bool, need_weights: bool) -> Non
 @pytest.mark.parametrize("config", ["batch_first", "both_appended"])
 @pytest.mark.parametrize(("queries", "keys"), [(6, 6), (4, 7), (7, 4)])
 def test_is_causal(queries: int, keys: int, config: str, padded: bool, need_weights: bool) -> None:
-    """Torch's own reading of the hint: from the first query and key, with appended keys counted as the last ones."""
+    """Torch's own reading of the hint: from the first query and key, appended keys counted as the last."""
     theirs, ours = twins(**CONFIGS[config])
     tensors = inputs(theirs, "cross", queries=queries, keys=keys)
-    call = {"attn_mask": torch.ones(queries, keys).triu(1).bool(), "is_causal": True, "need_weights": need_weights}
+    call = {
+        "attn_mask": torch.ones(queries, keys).triu(1).bool(),
+        "is_causal": True,
+        "need_weights": need_weights,
+    }
     if padded:
         call["key_padding_mask"] = torch.arange(keys) >= torch.tensor([[3], [keys]])
     assert_same(outcome(ours, tensors, **call), outcome(theirs, tensors, **call))
@@ -135,6 +147,10 @@ def test_empty_and_blind(need_weights: bool) -> None:
             tensors = inputs(theirs, "cross", queries=queries, keys=keys)
             expected = theirs(*tensors, need_weights=need_weights)[0]
             torch.testing.assert_close(ours(*tensors, need_weights=need_weights)[0], expected)
+        nothing = inputs(theirs, "cross", queries=3, keys=0)
+        out, weights = ours(*nothing, need_weights=need_weights)
+        torch.testing.assert_close(out, ours.out_proj.bias.expand(BATCH, 3, -1))
+        assert weights is None or weights.shape == (BATCH, 3, 0)
     tensors = inputs(theirs, "self", queries=4)
     padding = torch.tensor([[True] * 4, [False] * 4])
     for given in (
@@ -171,7 +187,7 @@ def test_from_torch_refuses_what_it_would_lose() -> None:
     class Other(nn.MultiheadAttention):
         pass
 
-    with pytest.raises(TypeError, match="layer is a Other, expected a torch.nn.MultiheadAttention"):
+    with pytest.raises(TypeError, match=r"layer is a Other, expected a torch\.nn\.MultiheadAttention"):
         sk.nn.MultiheadAttention.from_torch(Other(4, 2))
     hooked = nn.MultiheadAttention(4, 2)
     hooked.register_forward_hook(lambda *_: None)

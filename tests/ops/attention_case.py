@@ -1,7 +1,7 @@
 """One call of sk.attention as a value: its sizes, options and the seed of its data; and how to run it.
 
-A case builds the same tensors every time, so that the kernels, the reference at their dtype and the reference in
-float64 all see the same inputs and the same dropout bits.
+A case builds the same tensors every time, so that the kernels, the reference at their dtype and the reference
+in float64 all see the same inputs and the same dropout bits.
 """
 
 from __future__ import annotations
@@ -79,7 +79,10 @@ class Inputs:
     gradients: dict[str, Tensor]
 
     def to(self, dtype: torch.dtype) -> Inputs:
-        leaves = {name: leaf.detach().to(dtype).requires_grad_(leaf.requires_grad) for name, leaf in self.leaves.items()}
+        leaves = {
+            name: leaf.detach().to(dtype).requires_grad_(leaf.requires_grad)
+            for name, leaf in self.leaves.items()
+        }
         gradients = {name: gradient.to(dtype) for name, gradient in self.gradients.items()}
         return Inputs(leaves, self.options, gradients)
 
@@ -98,7 +101,8 @@ def build(case: Case, device: str = "cpu") -> Inputs:
         "value": (case.batch, case.key_heads, case.key_length, case.value_dim),
     }
     leaves = {
-        name: _strided(shape, how, random) for (name, shape), how in zip(shapes.items(), case.strides, strict=True)
+        name: _strided(shape, how, random)
+        for (name, shape), how in zip(shapes.items(), case.strides, strict=True)
     }
     for table in case.tables:
         shape = {
@@ -119,12 +123,16 @@ def build(case: Case, device: str = "cpu") -> Inputs:
         "query_offset": case.query_offset,
     }
     if case.mask is not None:
-        shape = tuple(n if full else 1 for n, full in zip(sizes[4 - len(case.mask.full) :], case.mask.full, strict=True))
+        shape = tuple(
+            n if full else 1 for n, full in zip(sizes[4 - len(case.mask.full) :], case.mask.full, strict=True)
+        )
         numbers = random(*shape, dtype=case.mask.dtype)
         if case.mask.kind == "bool":
             options["mask"] = (numbers > -0.5).to(device)
         else:
-            leaves["mask"] = numbers.masked_fill(numbers > 0.8, -math.inf) if case.mask.kind == "holes" else numbers
+            leaves["mask"] = (
+                numbers.masked_fill(numbers > 0.8, -math.inf) if case.mask.kind == "holes" else numbers
+            )
     if case.lengths is not None:
         options["key_lengths"] = torch.tensor(case.lengths, dtype=torch.int32, device=device)
         for name, how in zip(("key", "value"), case.strides[1:], strict=True):
@@ -174,6 +182,7 @@ def run(attention: Callable, case: Case, inputs: Inputs) -> dict[str, Tensor]:
     returned = attention(**leaves, relative=relative, **inputs.options, return_lse=case.through != "out")
     results = {"out": returned} if case.through == "out" else dict(zip(("out", "lse"), returned, strict=True))
     through = [case.through] if case.through != "both" else ["out", "lse"]
+    through = [name for name in through if results[name].requires_grad]  # lse does not depend on value
     wanted = {name: leaf for name, leaf in inputs.leaves.items() if leaf.requires_grad}
     gradients = torch.autograd.grad(
         [results[name] for name in through],

@@ -116,13 +116,13 @@ class BackwardTile {
         relative_value_(p.grad_relative_value, p.relative_value, p.value_dim, p.query_heads, slot),
         bias_layout_(p.relative_bias),
         bias_sums_(bias_layout_.ld),
-        query_rows_(kMaxTileRows * round_up(p.dim, W)),
-        query_operands_(kMaxTileRows / E::kPack * round_up(p.dim, W)),
-        grad_out_operands_(kMaxTileRows / E::kPack * round_up(p.value_dim, W)),
+        query_width_(round_up(p.dim, W)),
+        packed_queries_(E::kPack > 1 ? kMaxTileRows / E::kPack * query_width_ : 0),
+        packed_grad_out_(E::kPack > 1 ? kMaxTileRows / E::kPack * round_up(p.value_dim, W) : 0),
         gradient_rows_(E::kPack > 1 ? kMaxTileRows * ld() : 0),
         weight_columns_(E::kPack > 1 ? kMaxTileRows * ld() : 0),
         gradient_columns_(E::kPack > 1 ? kMaxTileRows * ld() : 0),
-        grad_query_(kMaxTileRows * round_up(p.dim, W)) {}
+        grad_query_(kMaxTileRows * query_width_) {}
 
   void run(UnitRange units) {
     const int64_t group = p_.group(), tiles = p_.plan->tiles, per_head = group * tiles;
@@ -172,7 +172,7 @@ class BackwardTile {
     tile_.begin_tile(head, tile);
     const int64_t rows = tile_.scores().rows();
     load_query_side(rows);
-    std::fill(grad_query_.get(), grad_query_.get() + rows * keys_.ld(), Acc(0));
+    std::fill(grad_query_.get(), grad_query_.get() + rows * query_width_, Acc(0));
     if (p_.relative_key) relative_key_.sums.begin_tile(rows);
     if (relative_value_) relative_value_.sums.begin_tile(rows);
     if (p_.grad_relative_bias) std::fill(bias_sums_.get(), bias_sums_.get() + bias_layout_.ld, Acc(0));
@@ -191,12 +191,13 @@ class BackwardTile {
   }
 
   void load_query_side(int64_t rows) {
-    ScoreTile<E>& scores = tile_.scores();
-    load_rows(p_.query, scores.batch(), scores.head(), scores.row_begin(), rows, p_.dim, query_rows_.get(), keys_.ld(),
-              rows);
-    to_operand_columns<E>(query_rows_.get(), keys_.ld(), rows, keys_.ld(), query_operands_.get(), keys_.ld());
-    to_operand_columns<E>(tile_.grad_out(), tile_.value_ld(), rows, value_sums_.ld(), grad_out_operands_.get(),
-                          value_sums_.ld());
+    const TileRows<E>& queries = tile_.scores().query_rows();
+    const TileRows<E>& grad_out = tile_.grad_out();
+    query_ld_ = E::kPack > 1 ? query_width_ : queries.ld();
+    queries_ = operand_columns<E>(queries.row(0), queries.ld(), rows, query_width_, packed_queries_.get(), query_ld_);
+    grad_out_ld_ = E::kPack > 1 ? value_sums_.ld() : grad_out.ld();
+    grad_out_ = operand_columns<E>(grad_out.row(0), grad_out.ld(), rows, value_sums_.ld(), packed_grad_out_.get(),
+                                   grad_out_ld_);
   }
 
   // Gradients of what is added to the scores or weighs the values by relative position, before softcap's derivative.
@@ -270,18 +271,18 @@ class BackwardTile {
   // dQ += dS K
   void add_query_gradient(const PanelBlock& block, int c) {
     ScoreTile<E>& scores = tile_.scores();
-    const Operand* keys = keys_.panel(block.panel[c], scores.wide_rows().get());
+    const Operand* keys = keys_.panel(block.panel[c]);
     const Operand* gradients = gradient_rows() + c * kPanel / E::kPack;
     if (!block.masked[c]) {
-      gemm<E, Lay::kRows>(scores.rows(), keys_.ld() / W, kPanel / E::kPack, gradients, ld(), keys, keys_.ld(),
-                          grad_query_.get(), keys_.ld(), true);
+      gemm<E, Lay::kRows>(scores.rows(), query_width_ / W, kPanel / E::kPack, gradients, ld(), keys, keys_.ld(),
+                          grad_query_.get(), query_width_, true);
       return;
     }
     for (int64_t row = 0; row < scores.rows(); row += kRowBlock) {
       const VectorRange seen = scores.visible_operands(block, row / kRowBlock, c);
-      gemm<E, Lay::kRows>(std::min<int64_t>(kRowBlock, scores.rows() - row), keys_.ld() / W, seen.end - seen.begin,
+      gemm<E, Lay::kRows>(std::min<int64_t>(kRowBlock, scores.rows() - row), query_width_ / W, seen.end - seen.begin,
                           gradients + row * ld() + seen.begin, ld(), keys + seen.begin * keys_.ld(), keys_.ld(),
-                          grad_query_.get() + row * keys_.ld(), keys_.ld(), true);
+                          grad_query_.get() + row * query_width_, query_width_, true);
     }
   }
 
@@ -311,13 +312,13 @@ class BackwardTile {
     if (p_.grad_value) {
       const int64_t width = value_sums_.ld();
       gemm<E, Lay::kColumns>(count, width / W, inner, weight_columns() + at, ld(),
-                             grad_out_operands_.get() + first * width, width, value_sums_.panel(panel) + key * width,
+                             grad_out_ + first * grad_out_ld_, grad_out_ld_, value_sums_.panel(panel) + key * width,
                              width, true);
     }
     if (p_.grad_key) {
       const int64_t width = key_sums_.ld();
       gemm<E, Lay::kColumns>(count, width / W, inner, gradient_columns() + at, ld(),
-                             query_operands_.get() + first * width, width, key_sums_.panel(panel) + key * width, width,
+                             queries_ + first * query_ld_, query_ld_, key_sums_.panel(panel) + key * width, width,
                              true);
     }
   }
@@ -326,15 +327,15 @@ class BackwardTile {
     ScoreTile<E>& scores = tile_.scores();
     if (p_.relative_key) {
       relative_key_.sums.fold(rows);
-      relative_key_.sums.multiply_table(head, rows, grad_query_.get(), keys_.ld());
-      if (relative_key_) relative_key_.add(query_operands_.get(), keys_.ld(), rows);
+      relative_key_.sums.multiply_table(head, rows, grad_query_.get(), query_width_);
+      if (relative_key_) relative_key_.add(queries_, query_ld_, rows);
     }
     if (relative_value_) {
       relative_value_.sums.fold(rows);
-      relative_value_.add(grad_out_operands_.get(), value_sums_.ld(), rows);
+      relative_value_.add(grad_out_, grad_out_ld_, rows);
     }
     if (p_.grad_query) {
-      store_rows(p_.grad_query, scores.batch(), head, scores.row_begin(), rows, p_.dim, grad_query_.get(), keys_.ld());
+      store_rows(p_.grad_query, scores.batch(), head, scores.row_begin(), rows, p_.dim, grad_query_.get(), query_width_);
     }
     if (p_.grad_relative_bias) {
       bias_layout_.fold(bias_sums_.get());
@@ -370,9 +371,9 @@ class BackwardTile {
   PaddedRow bias_layout_;
   Scratch<Acc> bias_sums_;
   Acc slope_sum_ = 0;
-  Scratch<Acc> query_rows_;
-  Scratch<Operand> query_operands_;     // Q and dO down columns, for dK, dV and the tables
-  Scratch<Operand> grad_out_operands_;
+  int64_t query_width_, query_ld_ = 0, grad_out_ld_ = 0;
+  Scratch<Operand> packed_queries_, packed_grad_out_;
+  const Operand *queries_ = nullptr, *grad_out_ = nullptr;  // down columns, for dK, dV and the tables
   Scratch<Operand> gradient_rows_, weight_columns_, gradient_columns_;
   Scratch<Acc> grad_query_;
 };

@@ -25,7 +25,8 @@ class ForwardTile {
         dropout_(p, tile_.ld()),
         weight_sums_(p.relative_value, p.value_dim),
         weights_(E::kPack > 1 ? kMaxTileRows * tile_.ld() : 0),
-        out_(kMaxTileRows * values_.ld()) {}
+        out_ld_(round_up(p.value_dim, W)),
+        out_(kMaxTileRows * out_ld_) {}
 
   void run(UnitRange units) {
     const int64_t group = p_.group(), tiles = p_.plan->tiles;
@@ -45,7 +46,7 @@ class ForwardTile {
  private:
   void run_tile() {
     const int64_t rows = tile_.rows();
-    std::fill(out_.get(), out_.get() + rows * values_.ld(), Acc(0));
+    std::fill(out_.get(), out_.get() + rows * out_ld_, Acc(0));
     std::fill(maximum_, maximum_ + rows, kHidden);
     std::fill(total_, total_ + rows, Acc(0));
     if (p_.relative_value) weight_sums_.begin_tile(rows);
@@ -111,20 +112,20 @@ class ForwardTile {
   }
 
   void add_values(const PanelBlock& block) {
-    const int64_t ld = tile_.ld(), vectors = values_.ld() / W;
+    const int64_t ld = tile_.ld(), vectors = out_ld_ / W;
     for (int c = 0; c < block.count; ++c) {
-      const Operand* values = values_.panel(block.panel[c], tile_.wide_rows().get());
+      const Operand* values = values_.panel(block.panel[c]);
       const Operand* weights = this->weights() + c * kPanel / E::kPack;
       if (!block.masked[c]) {
         gemm<E, Lay::kRows>(tile_.rows(), vectors, kPanel / E::kPack, weights, ld, values, values_.ld(), out_.get(),
-                            values_.ld(), true);
+                            out_ld_, true);
         continue;
       }
       for (int64_t row = 0; row < tile_.rows(); row += kRowBlock) {
         const VectorRange seen = tile_.visible_operands(block, row / kRowBlock, c);
         gemm<E, Lay::kRows>(std::min<int64_t>(kRowBlock, tile_.rows() - row), vectors, seen.end - seen.begin,
                             weights + row * ld + seen.begin, ld, values + seen.begin * values_.ld(), values_.ld(),
-                            out_.get() + row * values_.ld(), values_.ld(), true);
+                            out_.get() + row * out_ld_, out_ld_, true);
       }
     }
   }
@@ -133,18 +134,18 @@ class ForwardTile {
     const int64_t rows = tile_.rows();
     if (p_.relative_value) {
       weight_sums_.fold(rows);
-      weight_sums_.multiply_table(tile_.head(), rows, out_.get(), values_.ld());
+      weight_sums_.multiply_table(tile_.head(), rows, out_.get(), out_ld_);
     }
     Acc* lse = static_cast<Acc*>(p_.lse) +
                (tile_.batch() * p_.query_heads + tile_.head()) * p_.query_length + tile_.row_begin();
     for (int64_t r = 0; r < rows; ++r) {
       if (p_.sinks) add_sink(r);
       const Acc inverse = total_[r] == Acc(0) ? Acc(0) : Acc(1) / total_[r];
-      Acc* out = out_.get() + r * values_.ld();
-      for (int64_t n = 0; n < values_.ld(); ++n) out[n] *= inverse;
+      Acc* out = out_.get() + r * out_ld_;
+      for (int64_t n = 0; n < out_ld_; ++n) out[n] *= inverse;
       lse[r] = total_[r] == Acc(0) ? kHidden : (maximum_[r] + std::log2(total_[r])) * Acc(kLn2);
     }
-    store_rows(p_.out, tile_.batch(), tile_.head(), tile_.row_begin(), rows, p_.value_dim, out_.get(), values_.ld());
+    store_rows(p_.out, tile_.batch(), tile_.head(), tile_.row_begin(), rows, p_.value_dim, out_.get(), out_ld_);
   }
 
   void add_sink(int64_t r) {
@@ -160,8 +161,8 @@ class ForwardTile {
 
   void rescale_out(int64_t r, Acc factor) {
     total_[r] *= factor;
-    Acc* out = out_.get() + r * values_.ld();
-    for (int64_t n = 0; n < values_.ld(); ++n) out[n] *= factor;
+    Acc* out = out_.get() + r * out_ld_;
+    for (int64_t n = 0; n < out_ld_; ++n) out[n] *= factor;
   }
 
   const AttentionForwardParams& p_;
@@ -170,6 +171,7 @@ class ForwardTile {
   DropoutTile<E> dropout_;
   RelativeSums<E> weight_sums_;
   Scratch<Operand> weights_;
+  int64_t out_ld_;
   Scratch<Acc> out_;  // (rows, value_dim), not yet normalised
   Acc maximum_[kMaxTileRows], total_[kMaxTileRows];  // log2 domain
 };

@@ -4,61 +4,11 @@
 #pragma once
 
 #include "cpu/isa/dropout_rows.h"
+#include "cpu/isa/packed_panels.h"
 #include "cpu/isa/score_tile.h"
 
 namespace seo_kernels::cpu {
 namespace {
-
-// Panels of a per-head tensor, transposed: the right-hand side of X V^T.
-template <class E>
-class PackedPanels {
- public:
-  using Acc = typename E::Acc;
-  using Operand = typename E::Operand;
-
-  PackedPanels(const TensorView& view, int64_t length, int64_t width)
-      : view_(view),
-        length_(length),
-        width_(width),
-        operands_(round_up((width + E::kPack - 1) / E::kPack, kLanes<Acc>)),
-        panels_((length + kPanel - 1) / kPanel),
-        wide_(kPanel * operands_ * E::kPack),
-        narrow_(kPanel * operands_),
-        packed_rows_(panels_ * operands_ * kPanel),
-        packed_(panels_) {}
-
-  void begin_head(int64_t batch, int64_t head) {
-    batch_ = batch;
-    head_ = head;
-    std::fill(packed_.get(), packed_.get() + panels_, uint8_t{0});
-  }
-
-  // (operands(), kPanel)
-  const Operand* panel(int64_t panel) {
-    Operand* to = packed_rows_.get() + panel * operands_ * kPanel;
-    if (!packed_[panel]) {
-      packed_[panel] = 1;
-      const int64_t count = std::min(kPanel, length_ - panel * kPanel);
-      const int64_t wide_ld = operands_ * E::kPack;
-      load_rows(view_, batch_, head_, panel * kPanel, count, width_, wide_.get(), wide_ld, kPanel);
-      to_operand_rows<E>(wide_.get(), wide_ld, kPanel, wide_ld, narrow_.get(), operands_);
-      transpose_panel(narrow_.get(), operands_, operands_, to);
-    }
-    return to;
-  }
-
-  int64_t operands_ld() const { return operands_; }
-  int64_t operands() const { return (width_ + E::kPack - 1) / E::kPack; }
-
- private:
-  const TensorView& view_;
-  int64_t length_, width_, operands_, panels_;
-  int64_t batch_ = -1, head_ = -1;
-  Scratch<Acc> wide_;
-  Scratch<Operand> narrow_;
-  Scratch<Operand> packed_rows_;
-  Scratch<uint8_t> packed_;
-};
 
 template <class E>
 class GradientTile {
@@ -73,9 +23,10 @@ class GradientTile {
         values_(p.value, p.key_length, p.value_dim),
         dropout_(p, scores_.ld()),
         relative_value_(p.relative_value, p.value_dim),
-        value_ld_(round_up(p.value_dim, 2 * W)),
-        grad_out_(kMaxTileRows * value_ld_),
-        grad_out_operands_(kMaxTileRows * values_.operands_ld()),
+        out_(p.out, p.value_dim),
+        grad_out_(p.grad_out, p.value_dim),
+        grad_out_ld_(E::kPack > 1 ? values_.operands_ld() : grad_out_.ld()),
+        packed_grad_out_(E::kPack > 1 ? kMaxTileRows * grad_out_ld_ : 0),
         gradients_(kMaxTileRows * scores_.ld()) {}
 
   void begin_head(int64_t batch, int64_t key_head) {
@@ -86,28 +37,24 @@ class GradientTile {
   void begin_tile(int64_t head, int64_t tile) {
     scores_.begin_tile(head, tile);
     const int64_t rows = scores_.rows(), row_begin = scores_.row_begin(), batch = scores_.batch();
-    if (p_.grad_out) {
-      load_rows(p_.grad_out, batch, head, row_begin, rows, p_.value_dim, grad_out_.get(), value_ld_, rows);
-    } else {
-      std::fill(grad_out_.get(), grad_out_.get() + rows * value_ld_, Acc(0));
-    }
-    to_operand_rows<E>(grad_out_.get(), value_ld_, rows, round_up(p_.value_dim, E::kPack), grad_out_operands_.get(),
-                       values_.operands_ld());
-    Acc* out = scores_.wide_rows().get();
-    load_rows(p_.out, batch, head, row_begin, rows, p_.value_dim, out, p_.value_dim, rows);
+    grad_out_.load(batch, head, row_begin, rows);
+    grad_out_operands_ = operand_rows<E>(grad_out_.row(0), grad_out_.ld(), rows, grad_out_.padded_width(),
+                                         packed_grad_out_.get(), grad_out_ld_);
+    out_.load(batch, head, row_begin, rows);
     const int64_t at = (batch * p_.query_heads + head) * p_.query_length + row_begin;
     const Acc* lse = static_cast<const Acc*>(p_.lse) + at;
     const Acc* grad_lse = p_.grad_lse ? static_cast<const Acc*>(p_.grad_lse) + at : nullptr;
     for (int64_t r = 0; r < rows; ++r) {
-      Acc sum = 0;
-      for (int64_t n = 0; n < p_.value_dim; ++n) sum += grad_out_[r * value_ld_ + n] * out[r * p_.value_dim + n];
+      Vec<Acc> products{};
+      for (int64_t n = 0; n < out_.padded_width(); n += W) products += load(grad_out_.row(r) + n) * load(out_.row(r) + n);
+      const Acc sum = reduce_add<Acc>(products);
       delta_[r] = grad_lse ? sum - grad_lse[r] : sum;
       // A row that sees nothing has lse = -inf: +inf instead makes each of its weights 2^-inf = 0.
       shift_[r] = lse[r] == ScoreTile<E>::kHidden ? -ScoreTile<E>::kHidden : lse[r] * Acc(kLog2E);
     }
     if (p_.relative_value) {
       relative_value_.begin_head(head);
-      relative_value_.multiply(grad_out_operands_.get(), values_.operands_ld(), rows, scores_.first_distance(),
+      relative_value_.multiply(grad_out_operands_, grad_out_ld_, rows, scores_.first_distance(),
                                scores_.last_distance());
     }
   }
@@ -135,8 +82,7 @@ class GradientTile {
   ScoreTile<E>& scores() { return scores_; }
   Acc* weights(int64_t r) const { return scores_.row(r); }
   Acc* gradients(int64_t r) const { return gradients_.get() + r * scores_.ld(); }
-  const Acc* grad_out() const { return grad_out_.get(); }
-  int64_t value_ld() const { return value_ld_; }
+  const TileRows<E>& grad_out() const { return grad_out_; }
   Acc delta(int64_t r) const { return delta_[r]; }
   // lse in the log2 domain, +inf for a row that sees nothing.
   Acc shift(int64_t r) const { return shift_[r]; }
@@ -148,16 +94,15 @@ class GradientTile {
     for (int c = 0; c < block.count; ++c) {
       const Operand* values = values_.panel(block.panel[c]);
       if (!block.masked[c]) {
-        gemm<E, Lay::kRows>(scores_.rows(), kPanel / W, values_.operands(), grad_out_operands_.get(),
-                            values_.operands_ld(), values, kPanel, gradients_.get() + c * kPanel, ld, false);
+        gemm<E, Lay::kRows>(scores_.rows(), kPanel / W, values_.operands(), grad_out_operands_, grad_out_ld_,
+                            values, kPanel, gradients_.get() + c * kPanel, ld, false);
         continue;
       }
       for (int64_t row = 0; row < scores_.rows(); row += kRowBlock) {
         const VectorRange range = scores_.visible(block, row / kRowBlock, c);
         if (range.begin == range.end) continue;
         gemm<E, Lay::kRows>(std::min<int64_t>(kRowBlock, scores_.rows() - row), range.end - range.begin,
-                            values_.operands(), grad_out_operands_.get() + row * values_.operands_ld(),
-                            values_.operands_ld(), values + range.begin * W, kPanel,
+                            values_.operands(), grad_out_operands_ + row * grad_out_ld_, grad_out_ld_, values + range.begin * W, kPanel,
                             gradients_.get() + row * ld + c * kPanel + range.begin * W, ld, false);
       }
     }
@@ -208,9 +153,10 @@ class GradientTile {
   PackedPanels<E> values_;
   DropoutTile<E> dropout_;
   RelativeProduct<E> relative_value_;  // dO times the value table
-  int64_t value_ld_;
-  Scratch<Acc> grad_out_;
-  Scratch<Operand> grad_out_operands_;
+  TileRows<E> out_, grad_out_;
+  int64_t grad_out_ld_;
+  Scratch<Operand> packed_grad_out_;
+  const Operand* grad_out_operands_ = nullptr;  // (rows, grad_out_ld_)
   Scratch<Acc> gradients_;
   Acc delta_[kMaxTileRows], shift_[kMaxTileRows];
 };

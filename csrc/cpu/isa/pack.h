@@ -115,6 +115,18 @@ inline void store_row(void* data, DType dtype, int64_t offset, int64_t stride, i
   }
 }
 
+// Rows of this view can serve as operands where they lie.
+template <class E>
+inline bool readable_in_place(const TensorView& view) {
+  constexpr DType acc = sizeof(typename E::Acc) == 8 ? DType::kFloat64 : DType::kFloat32;
+  return view && E::kPack == 1 && view.dtype == acc && view.stride[3] == 1;
+}
+
+template <class T>
+inline const T* row_pointer(const TensorView& view, int64_t batch, int64_t head, int64_t row) {
+  return static_cast<const T*>(view.data) + batch * view.stride[0] + head * view.stride[1] + row * view.stride[2];
+}
+
 // Rows [row, row + rows) of head (batch, head) of a view as acc, zero-padded to (padded_rows, ld).
 template <class Acc>
 inline void load_rows(const TensorView& view, int64_t batch, int64_t head, int64_t row, int64_t rows, int64_t columns,
@@ -160,6 +172,18 @@ inline void to_operand_rows(const typename E::Acc* from, int64_t from_ld, int64_
   }
 }
 
+// The same, but without a copy where an operand is an acc.
+template <class E>
+inline const typename E::Operand* operand_rows(const typename E::Acc* from, int64_t from_ld, int64_t rows,
+                                               int64_t columns, typename E::Operand* to, int64_t to_ld) {
+  if constexpr (E::kPack == 1) {
+    return from;
+  } else {
+    to_operand_rows<E>(from, from_ld, rows, columns, to, to_ld);
+    return to;
+  }
+}
+
 // Operands whose pairs run down a column (B of a product, inner dimension along rows): (ceil(rows / kPack), columns).
 // columns: a multiple of the vector width.
 template <class E>
@@ -182,6 +206,17 @@ inline void to_operand_columns(const typename E::Acc* from, int64_t from_ld, int
       }
     }
 #endif
+  }
+}
+
+template <class E>
+inline const typename E::Operand* operand_columns(const typename E::Acc* from, int64_t from_ld, int64_t rows,
+                                                  int64_t columns, typename E::Operand* to, int64_t to_ld) {
+  if constexpr (E::kPack == 1) {
+    return from;
+  } else {
+    to_operand_columns<E>(from, from_ld, rows, columns, to, to_ld);
+    return to;
   }
 }
 

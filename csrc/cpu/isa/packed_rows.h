@@ -8,6 +8,46 @@
 namespace seo_kernels::cpu {
 namespace {
 
+// The rows of one query tile in the accumulation type: in place, or copied and padded with zeros.
+template <class E>
+class TileRows {
+ public:
+  using Acc = typename E::Acc;
+  static constexpr int kPad = kLanes<Acc> * E::kPack;  // the row length is a multiple of this
+
+  TileRows(const TensorView& view, int64_t width)
+      : view_(view),
+        width_(width),
+        in_place_(readable_in_place<E>(view) && width % kPad == 0),
+        ld_(in_place_ ? view.stride[2] : round_up(width, kPad)),
+        copy_(in_place_ ? 0 : kMaxTileRows * ld_) {}
+
+  void load(int64_t batch, int64_t head, int64_t row, int64_t rows) {
+    if (in_place_) {
+      data_ = row_pointer<Acc>(view_, batch, head, row);
+      return;
+    }
+    data_ = copy_.get();
+    if (view_) {
+      load_rows(view_, batch, head, row, rows, width_, copy_.get(), ld_, rows);
+    } else {
+      std::fill(copy_.get(), copy_.get() + rows * ld_, Acc(0));
+    }
+  }
+
+  const Acc* row(int64_t r) const { return data_ + r * ld_; }
+  int64_t ld() const { return ld_; }
+  int64_t padded_width() const { return round_up(width_, kPad); }
+
+ private:
+  const TensorView& view_;
+  int64_t width_;
+  bool in_place_;
+  int64_t ld_;
+  Scratch<Acc> copy_;
+  const Acc* data_ = nullptr;
+};
+
 template <class E>
 class PackedRows {
  public:
@@ -18,10 +58,12 @@ class PackedRows {
       : view_(view),
         length_(length),
         width_(width),
-        ld_(round_up(width, kLanes<Acc>)),
+        in_place_(readable_in_place<E>(view) && width % kLanes<Acc> == 0),
+        ld_(in_place_ ? view.stride[2] : round_up(width, kLanes<Acc>)),
         panels_((length + kPanel - 1) / kPanel),
-        rows_(panels_ * kPanel / E::kPack * ld_),
-        packed_(panels_) {}
+        rows_(in_place_ ? 0 : panels_ * kPanel / E::kPack * ld_),
+        packed_(panels_),
+        wide_(E::kPack > 1 ? kPanel * ld_ : 0) {}
 
   void begin_head(int64_t batch, int64_t head) {
     batch_ = batch;
@@ -29,8 +71,11 @@ class PackedRows {
     std::fill(packed_.get(), packed_.get() + panels_, uint8_t{0});
   }
 
-  // (kPanel / kPack, ld()); rows past the end are zero. wide: room for kPanel rows of ld().
-  const Operand* panel(int64_t panel, Acc* wide) {
+  // (kPanel / kPack, ld()); rows past the end must not be read.
+  const Operand* panel(int64_t panel) {
+    if constexpr (E::kPack == 1) {
+      if (in_place_) return row_pointer<Operand>(view_, batch_, head_, panel * kPanel);
+    }
     Operand* to = rows_.get() + panel * kPanel / E::kPack * ld_;
     if (!packed_[panel]) {
       packed_[panel] = 1;
@@ -38,8 +83,8 @@ class PackedRows {
       if constexpr (E::kPack == 1) {
         load_rows(view_, batch_, head_, panel * kPanel, count, width_, to, ld_, kPanel);
       } else {
-        load_rows(view_, batch_, head_, panel * kPanel, count, width_, wide, ld_, kPanel);
-        to_operand_columns<E>(wide, ld_, kPanel, ld_, to, ld_);
+        load_rows(view_, batch_, head_, panel * kPanel, count, width_, wide_.get(), ld_, kPanel);
+        to_operand_columns<E>(wide_.get(), ld_, kPanel, ld_, to, ld_);
       }
     }
     return to;
@@ -49,10 +94,13 @@ class PackedRows {
 
  private:
   const TensorView& view_;
-  int64_t length_, width_, ld_, panels_;
+  int64_t length_, width_;
+  bool in_place_;
+  int64_t ld_, panels_;
   int64_t batch_ = -1, head_ = -1;
   Scratch<Operand> rows_;
   Scratch<uint8_t> packed_;
+  Scratch<Acc> wide_;  // a panel before rounding
 };
 
 }  // namespace

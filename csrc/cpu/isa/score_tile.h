@@ -7,7 +7,8 @@
 #include <limits>
 
 #include "cpu/isa/mask_bits.h"
-#include "cpu/isa/pack.h"
+#include "cpu/isa/packed_panels.h"
+#include "cpu/isa/packed_rows.h"
 #include "cpu/isa/relative_rows.h"
 #include "cpu/isa/scratch.h"
 #include "cpu/isa/vector_math.h"
@@ -41,17 +42,14 @@ class ScoreTile {
   ScoreTile(const AttentionParams& p, int block_panels, bool keep_softcap_slope)
       : p_(p),
         block_panels_(block_panels),
-        dim_operands_(round_up((p.dim + E::kPack - 1) / E::kPack, W)),
-        panels_((p.key_length + kPanel - 1) / kPanel),
+        keys_(p.key, p.key_length, p.dim),
+        query_rows_(p.query, p.dim),
+        query_ld_(E::kPack > 1 ? keys_.operands_ld() : query_rows_.ld()),
         ld_(block_panels * kPanel + 16),
         scale_(static_cast<Acc>(p.scale)),
         softcap_(static_cast<Acc>(p.softcap)),
         modified_(p.modifies_scores()),
-        wide_(kMaxTileRows * std::max(dim_operands_ * E::kPack, round_up(p.value_dim, W))),
-        narrow_(kPanel * dim_operands_),
-        queries_(kMaxTileRows * dim_operands_),
-        keys_(panels_ * dim_operands_ * kPanel),
-        key_packed_(panels_),
+        packed_queries_(E::kPack > 1 ? kMaxTileRows * query_ld_ : 0),
         scores_(kMaxTileRows * ld_),
         softcap_slope_(p.softcap != 0.0 && keep_softcap_slope ? kMaxTileRows * ld_ : 0),
         mask_bits_(p),
@@ -62,7 +60,7 @@ class ScoreTile {
   void begin_head(int64_t batch, int64_t key_head) {
     batch_ = batch;
     key_head_ = key_head;
-    std::fill(key_packed_.get(), key_packed_.get() + panels_, uint8_t{0});
+    keys_.begin_head(batch, key_head);
     mask_bits_.begin_batch(batch);
   }
 
@@ -70,10 +68,9 @@ class ScoreTile {
     head_ = head;
     row_begin_ = tile * p_.plan->tile_rows;
     rows_ = std::min(p_.plan->tile_rows, p_.query_length - row_begin_);
-    Scratch<Acc>& rows = wide_rows();
-    load_rows(p_.query, batch_, head_, row_begin_, rows_, p_.dim, rows.get(), dim_operands_ * E::kPack, rows_);
-    to_operand_rows<E>(rows.get(), dim_operands_ * E::kPack, rows_, dim_operands_ * E::kPack, queries_.get(),
-                       dim_operands_);
+    query_rows_.load(batch_, head_, row_begin_, rows_);
+    queries_ = operand_rows<E>(query_rows_.row(0), query_rows_.ld(), rows_, query_rows_.padded_width(),
+                               packed_queries_.get(), query_ld_);
     const int64_t index = p_.plan->index(head, tile);
     runs_ = p_.plan->runs.data() + p_.plan->offsets[index];
     run_count_ = p_.plan->offsets[index + 1] - p_.plan->offsets[index];
@@ -86,7 +83,7 @@ class ScoreTile {
     last_distance_ = key_end - 1 - (row_begin_ + p_.query_offset);
     if (p_.relative_key) {
       relative_key_.begin_head(head);
-      relative_key_.multiply(queries_.get(), dim_operands_, rows_, first_distance_, last_distance_);
+      relative_key_.multiply(queries_, query_ld_, rows_, first_distance_, last_distance_);
     }
     if (p_.relative_bias) bias_.begin_head(head);
     slope_ = p_.slopes ? static_cast<const Acc*>(p_.slopes)[head] : Acc(0);
@@ -113,17 +110,17 @@ class ScoreTile {
   // S = Q K^T of the block, in natural units and unscaled.
   void multiply(const PanelBlock& block) {
     for (int c = 0; c < block.count; ++c) {
-      const Operand* keys = packed_keys(block.panel[c]);
+      const Operand* keys = keys_.panel(block.panel[c]);
       if (!block.masked[c]) {
-        gemm<E, Lay::kRows>(rows_, kPanel / W, dim_operands(), queries_.get(), dim_operands_, keys, kPanel,
+        gemm<E, Lay::kRows>(rows_, kPanel / W, keys_.operands(), queries_, query_ld_, keys, kPanel,
                             scores_.get() + c * kPanel, ld_, false);
         continue;
       }
       for (int64_t row = 0; row < rows_; row += kRowBlock) {
         const VectorRange range = visible(block, row / kRowBlock, c);
         if (range.begin == range.end) continue;
-        gemm<E, Lay::kRows>(std::min<int64_t>(kRowBlock, rows_ - row), range.end - range.begin, dim_operands(),
-                            queries_.get() + row * dim_operands_, dim_operands_, keys + range.begin * W, kPanel,
+        gemm<E, Lay::kRows>(std::min<int64_t>(kRowBlock, rows_ - row), range.end - range.begin, keys_.operands(),
+                            queries_ + row * query_ld_, query_ld_, keys + range.begin * W, kPanel,
                             scores_.get() + row * ld_ + c * kPanel + range.begin * W, ld_, false);
       }
     }
@@ -187,38 +184,18 @@ class ScoreTile {
 
   Acc* row(int64_t r) const { return scores_.get() + r * ld_; }
   Acc* softcap_slope_row(int64_t r) const { return softcap_slope_.get() + r * ld_; }
-  const Operand* queries() const { return queries_.get(); }
-  RelativeProduct<E>& relative_key() { return relative_key_; }
-  Scratch<Acc>& wide_rows() { return wide_; }
+  const TileRows<E>& query_rows() const { return query_rows_; }
   const MaskBits& mask_bits() const { return mask_bits_; }
-  bool modified() const { return modified_; }
   int64_t ld() const { return ld_; }
-  int64_t panels() const { return panels_; }
   int64_t batch() const { return batch_; }
   int64_t key_head() const { return key_head_; }
   int64_t head() const { return head_; }
   int64_t row_begin() const { return row_begin_; }
   int64_t rows() const { return rows_; }
-  int64_t dim_operands_ld() const { return dim_operands_; }
   int64_t first_distance() const { return first_distance_; }
   int64_t last_distance() const { return last_distance_; }
 
  private:
-  int64_t dim_operands() const { return (p_.dim + E::kPack - 1) / E::kPack; }
-
-  const Operand* packed_keys(int64_t panel) {
-    Operand* to = keys_.get() + panel * dim_operands_ * kPanel;
-    if (!key_packed_[panel]) {
-      key_packed_[panel] = 1;
-      const int64_t count = std::min(kPanel, p_.key_length - panel * kPanel);
-      const int64_t wide_ld = dim_operands_ * E::kPack;
-      load_rows(p_.key, batch_, key_head_, panel * kPanel, count, p_.dim, wide_.get(), wide_ld, kPanel);
-      to_operand_rows<E>(wide_.get(), wide_ld, kPanel, wide_ld, narrow_.get(), dim_operands_);
-      transpose_panel(narrow_.get(), dim_operands_, dim_operands_, to);
-    }
-    return to;
-  }
-
   void modify_row(const PanelBlock& block, int64_t row, int c) {
     Acc* s = scores_.get() + row * ld_ + c * kPanel;
     const VectorRange range = visible(block, row / kRowBlock, c);
@@ -248,15 +225,13 @@ class ScoreTile {
 
   const AttentionParams& p_;
   int block_panels_;
-  int64_t dim_operands_;  // operands per row of queries and keys, padded to whole vectors
-  int64_t panels_, ld_;
+  PackedPanels<E> keys_;
+  TileRows<E> query_rows_;
+  int64_t query_ld_, ld_;
   Acc scale_, softcap_;
   bool modified_;
-  Scratch<Acc> wide_;        // rows before rounding
-  Scratch<Operand> narrow_;  // one panel of rows before transposing
-  Scratch<Operand> queries_;
-  Scratch<Operand> keys_;    // (panels, dim_operands_, kPanel), packed at first visit
-  Scratch<uint8_t> key_packed_;
+  Scratch<Operand> packed_queries_;
+  const Operand* queries_ = nullptr;  // (rows, query_ld_)
   Scratch<Acc> scores_;
   Scratch<Acc> softcap_slope_;  // d softcap(x) / dx
   MaskBits mask_bits_;
