@@ -3,7 +3,7 @@
 #   make test       the tests that finish within minutes
 #   make test-all   the slow tests too
 #   make lint       ruff, mypy, clang-format         make format   apply what can be applied
-#   make bench      the benchmarks                   make build    compile, install into .venv
+#   make bench      the figures, some minutes        make build    compile, install into .venv
 #   make clean      remove what was built; .venv stays
 # PYTHON names the interpreter that .venv is made from; PIP_ARGS goes to pip (an index with CPU-only builds of torch, say).
 
@@ -11,6 +11,7 @@ PYTHON ?= python3
 PIP_ARGS ?=
 PY := .venv/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check --quiet -c constraints.txt $(PIP_ARGS)
+RESULTS := benchmarks/results
 CPP = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 export SEO_KERNELS_REQUIRE_NATIVE := 1
@@ -29,7 +30,8 @@ test-all: build
 	$(PY) -m pytest -m "slow or not slow"
 
 bench: build
-	$(PY) -m pytest benchmarks
+	@mkdir -p $(RESULTS)
+	$(PY) -m seo_kernels bench --csv $(RESULTS)/cpu.csv --json $(RESULTS)/cpu.json --picture $(RESULTS)/cpu.png
 
 lint: .venv/.installed
 	$(PY) -m ruff check

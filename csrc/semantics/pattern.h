@@ -97,6 +97,7 @@ SK_HOST_DEVICE uint64_t leaf_bits(const PatternProgram& program, const PatternSt
 // Bit n: query `query` of head `head` sees key `key_begin + n`.
 SK_HOST_DEVICE uint64_t pattern_bits(const PatternProgram& program, int64_t head, int64_t query,
                                             int64_t key_begin, int64_t query_offset) {
+  if (program.count == 1) return leaf_bits(program, program.steps[0], head, query, key_begin, query_offset);
   uint64_t stack[kMaxPatternSteps];
   int top = 0;
   for (int32_t s = 0; s < program.count; ++s) {

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import typer
 from typer.main import get_command
 
+from seo_kernels.cli.bench import bench
 from seo_kernels.cli.check import check
 from seo_kernels.cli.demo import demo
 from seo_kernels.cli.errors import describe_parse_error
@@ -18,6 +19,7 @@ app = typer.Typer(
 )
 app.command()(info)
 app.command()(check)
+app.command()(bench)
 app.command()(demo)
 
 

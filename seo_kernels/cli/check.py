@@ -46,6 +46,7 @@ def check(
         return
 
     import seo_kernels as sk
+    from seo_kernels import _library
     from seo_kernels.diagnostics import gradient_check
     from seo_kernels.diagnostics.gradient_cases import ops
 
@@ -68,6 +69,8 @@ def check(
         report = {"info": sk.info(), "passed": passed, "results": [asdict(result) for result in results]}
         json_path.write_text(json.dumps(report, indent=1, default=str) + "\n")
     _print_report(results)
+    for unserved in sorted({unit.device for unit in units if not _library.available(unit.device)}):
+        report_console().print(f"{unserved} ran on the reference: {_library.reason(unserved)}", markup=False)
     if not passed:
         raise typer.Exit(1)
 

@@ -6,11 +6,10 @@ from typing import Literal, overload
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from seo_kernels import _library
 from seo_kernels.ops.arguments import AttentionArguments, normalise
-from seo_kernels.ops.attention_autodiff import AttentionFunction, forward_op
+from seo_kernels.ops.attention_autodiff import AttentionFunction, forward_op, transformed
 from seo_kernels.ops.attention_registration import register
 from seo_kernels.patterns import Pattern
 from seo_kernels.reference.attention import attention_op
@@ -181,12 +180,13 @@ def _serve(arguments: AttentionArguments) -> tuple[Tensor, Tensor]:
     if not _library.available(device):
         _library.warn_once(device)
         return attention_op(*values)
-    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
     if torch.compiler.is_compiling():
         # The registered op knows backward only: transforms would take its derivative for zero.
-        return attention_op(*values) if transformed else torch.ops.seo_kernels.attention_forward(*values)
-    if transformed or (
-        torch.is_grad_enabled() and any(isinstance(v, Tensor) and v.requires_grad for v in values)
-    ):
+        return attention_op(*values) if transformed() else torch.ops.seo_kernels.attention_forward(*values)
+    if (torch.is_grad_enabled() and any(map(_requires_grad, values))) or transformed():
         return AttentionFunction.apply(*values)
     return forward_op(*values)
+
+
+def _requires_grad(value: object) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad

@@ -18,8 +18,8 @@ from seo_kernels.ops.attention_second_order import second_order
 from seo_kernels.ops.attention_tiles import Differentiable
 from seo_kernels.ops.attention_vmap import FIELDS, vmap_backward, vmap_forward
 
-_SETTINGS = ("pattern", "dropout_p", "scale", "softcap", "query_offset")
-_TENSORS = tuple(name for name in FIELDS if name not in _SETTINGS)
+_PATTERN, _DROPOUT = FIELDS.index("pattern"), FIELDS.index("dropout_p")  # around them lie the tensors
+_TENSORS = _DROPOUT - 1
 _DIFFERENTIABLE = tuple(FIELDS.index(name) for name in Differentiable._fields)  # their places
 _WANTED = len(_DIFFERENTIABLE)
 
@@ -30,6 +30,11 @@ def forward_op(*arguments: Any) -> tuple[Tensor, Tensor]:
     """The op below its registered autograd, which costs as much as a Function."""
     with torch._C._AutoDispatchBelowAutograd():
         return torch.ops.seo_kernels.attention_forward.default(*arguments)
+
+
+def _backward_op(*arguments: Any) -> tuple[Tensor, ...]:
+    with torch._C._AutoDispatchBelowAutograd():
+        return torch.ops.seo_kernels.attention_backward.default(*arguments)
 
 
 class AttentionFunction(torch.autograd.Function):
@@ -47,15 +52,16 @@ class AttentionFunction(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> Optionals:
         if grad_out is None and grad_lse is None:
             return (None,) * len(FIELDS)
-        arguments, out, lse = _saved(ctx)
-        wanted = [ctx.needs_input_grad[place] for place in _DIFFERENTIABLE]
-        return _placed(_gradients(grad_out, grad_lse, arguments, out, lse, wanted), wanted)
+        values, (out, lse) = _saved(ctx)
+        needed = ctx.needs_input_grad
+        wanted = [needed[place] for place in _DIFFERENTIABLE]
+        return _placed(_gradients(grad_out, grad_lse, values, out, lse, wanted), wanted)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, Tensor]:
-        arguments, _out, _lse = _saved_primals(ctx)
+        values, _outputs = _saved_primals(ctx)
         with forward_ad._set_fwd_grad_enabled(True):
-            derivatives = second_order(arguments, _direction(tangents), want_tangents=True)
+            derivatives = second_order(AttentionArguments(*values), _direction(tangents), want_tangents=True)
         return derivatives.tangents()
 
     @staticmethod
@@ -72,9 +78,7 @@ class AttentionBackwardFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(*inputs: Any) -> tuple[Tensor, ...]:
-        arguments, wanted = inputs[:-_WANTED], list(inputs[-_WANTED:])
-        with torch._C._AutoDispatchBelowAutograd():
-            return torch.ops.seo_kernels.attention_backward.default(*arguments, wanted)
+        return _backward_op(*inputs[:-_WANTED], inputs[-_WANTED:])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -84,12 +88,14 @@ class AttentionBackwardFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *directions: Tensor | None) -> Optionals:
-        arguments, _out, _lse, grad_out, grad_lse = _saved(ctx)
         needed = ctx.needs_input_grad
+        if all(direction is None for direction in directions):
+            return (None,) * len(needed)
+        values, (_out, _lse, grad_out, grad_lse) = _saved(ctx)
         needed_arguments = (*needed[2:5], *needed[7:-_WANTED])
         wanted = [needed_arguments[place] for place in _DIFFERENTIABLE]
         derivatives = second_order(
-            arguments,
+            AttentionArguments(*values),
             Differentiable(*(d if want else None for d, want in zip(directions, ctx.wanted, strict=True))),
             grad_out,
             grad_lse,
@@ -102,13 +108,14 @@ class AttentionBackwardFunction(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, ...]:
-        arguments, out, lse, grad_out, grad_lse = _saved_primals(ctx)
+        values, (out, lse, grad_out, grad_lse) = _saved_primals(ctx)
+        arguments = AttentionArguments(*values)
         grad_out_tangent, grad_lse_tangent = tangents[:2]
         direction = _direction((*tangents[2:5], *tangents[7:-_WANTED]))
         with forward_ad._set_fwd_grad_enabled(True):
             moved = second_order(arguments, direction, grad_out, grad_lse, ctx.wanted).inputs
             if grad_out_tangent is not None or grad_lse_tangent is not None:
-                linear = _gradients(grad_out_tangent, grad_lse_tangent, arguments, out, lse, ctx.wanted)
+                linear = _gradients(grad_out_tangent, grad_lse_tangent, values, out, lse, ctx.wanted)
                 moved = Differentiable(
                     *(m if m is None else m + g for m, g in zip(moved, linear, strict=True))
                 )
@@ -122,40 +129,47 @@ class AttentionBackwardFunction(torch.autograd.Function):
 def _gradients(
     grad_out: Tensor | None,
     grad_lse: Tensor | None,
-    arguments: AttentionArguments,
+    values: Sequence[Any],
     out: Tensor,
     lse: Tensor,
     wanted: Sequence[bool],
 ) -> tuple[Tensor, ...]:
-    query, key, value, *rest = arguments.values()
-    return AttentionBackwardFunction.apply(grad_out, grad_lse, query, key, value, out, lse, *rest, *wanted)
+    """The nine gradients, by the Function where they may be differentiated or transformed in turn."""
+    query, key, value, *rest = values
+    arguments = (grad_out, grad_lse, query, key, value, out, lse, *rest)
+    if torch.is_grad_enabled() or transformed():
+        return AttentionBackwardFunction.apply(*arguments, *wanted)
+    return _backward_op(*arguments, wanted)
+
+
+def transformed() -> bool:
+    """Whether ``torch.func`` transforms or forward mode are active: they see through a Function only."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def _save(ctx: Any, values: Sequence[Any], *others: Tensor | None) -> None:
     """Keep the op's arguments and ``others`` for backward and jvp; absent gradients stay None."""
-    named = dict(zip(FIELDS, values, strict=True))
-    tensors = (*(named[name] for name in _TENSORS), *others)
+    tensors = (*values[:_PATTERN], *values[_PATTERN + 1 : _DROPOUT], *others)
     ctx.save_for_backward(*tensors)
     ctx.save_for_forward(*tensors)
-    ctx.settings = {name: named[name] for name in _SETTINGS}
+    ctx.settings = (values[_PATTERN], *values[_DROPOUT:])
     ctx.set_materialize_grads(False)
 
 
-def _saved(ctx: Any) -> tuple[Any, ...]:
-    """The arguments of the op, and the others that ``_save`` got."""
-    return _unpacked(ctx, ctx.saved_tensors)
+def _saved(ctx: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """The op's arguments, and the others that ``_save`` got."""
+    return _restored(ctx, ctx.saved_tensors)
 
 
-def _saved_primals(ctx: Any) -> tuple[Any, ...]:
-    """The same for a jvp: without the tangents of this level."""
-    return _unpacked(
-        ctx, [None if t is None else forward_ad.unpack_dual(t).primal for t in ctx.saved_tensors]
-    )
+def _saved_primals(ctx: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """The same for a jvp: without the tangents of this level, whose derivative it computes."""
+    return _restored(ctx, [t if t is None else forward_ad.unpack_dual(t).primal for t in ctx.saved_tensors])
 
 
-def _unpacked(ctx: Any, tensors: Sequence[Any]) -> tuple[Any, ...]:
-    named = dict(zip(_TENSORS, tensors, strict=False))
-    return AttentionArguments(**named, **ctx.settings), *tensors[len(_TENSORS) :]
+def _restored(ctx: Any, tensors: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    pattern, *numbers = ctx.settings
+    values = (*tensors[:_PATTERN], pattern, *tensors[_PATTERN:_TENSORS], *numbers)
+    return values, tuple(tensors[_TENSORS:])
 
 
 def _direction(tangents: Sequence[Tensor | None]) -> Differentiable:

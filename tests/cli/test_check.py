@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 import seo_kernels as sk
+from seo_kernels import _library
 from seo_kernels.cli.app import main
 from seo_kernels.diagnostics import gradient_cases
 from seo_kernels.diagnostics.attention_cases import op as attention_op
 
-FEATURES = ("local", "every table, local", "dropout")
+FEATURES = ("local", "shared relative key and value, local")
 
 
 @pytest.fixture
@@ -201,3 +202,13 @@ def test_each_instruction_set(tmp_path: Path) -> None:
     assert "portable" in reports
     assert all(entry["info"]["cpu_capability"] == capability for capability, entry in reports.items())
     assert "SEO_KERNELS_CPU_CAPABILITY" not in os.environ
+
+
+@pytest.mark.usefixtures("few_features")
+def test_a_device_without_kernels_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_library, "available", lambda device: False)
+    monkeypatch.setattr(_library, "reason", lambda device: "the compiler was on holiday")
+    assert main(["check", "--device", "cpu", "--dtype", "float32"]) == 0
+    assert "cpu ran on the reference: the compiler was on holiday" in capsys.readouterr().out

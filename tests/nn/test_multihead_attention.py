@@ -158,7 +158,8 @@ def test_empty_and_blind(need_weights: bool) -> None:
         {"key_padding_mask": torch.zeros(2, 4).double().masked_fill(padding, -torch.inf)},
         {"attn_mask": padding[:, None].expand(2, HEADS, 4).reshape(2 * HEADS, 1, 4).expand(-1, 4, 4)},
     ):
-        results = outcome(ours, tensors, need_weights=need_weights, **given)
+        with torch.autograd.set_detect_anomaly(True):  # no NaN on the way either
+            results = outcome(ours, tensors, need_weights=need_weights, **given)
         torch.testing.assert_close(results["out"][0], ours.out_proj.bias.detach().expand(4, -1))
         assert all(value.isfinite().all() for value in results.values())
         assert not results["dquery"][0].any()
@@ -195,7 +196,8 @@ def test_from_torch_refuses_what_it_would_lose() -> None:
         sk.nn.MultiheadAttention.from_torch(hooked)
 
 
-def test_an_out_proj_put_in_place_is_called() -> None:
+@pytest.mark.parametrize("need_weights", [False, True])
+def test_an_out_proj_put_in_place_is_called(need_weights: bool) -> None:
     theirs, ours = twins()
 
     class Twice(nn.Linear):
@@ -205,4 +207,5 @@ def test_an_out_proj_put_in_place_is_called() -> None:
     tensors = inputs(theirs)
     ours.out_proj = Twice(EMBED, EMBED, dtype=torch.float64)
     ours.out_proj.load_state_dict(theirs.out_proj.state_dict())
-    torch.testing.assert_close(ours(*tensors)[0], 2.0 * theirs(*tensors)[0])
+    call = {"need_weights": need_weights}
+    torch.testing.assert_close(ours(*tensors, **call)[0], 2.0 * theirs(*tensors, **call)[0])

@@ -96,6 +96,18 @@ def test_dropout_and_errors() -> None:
         scripted(x[..., :5], x, x)
 
 
+@pytest.mark.parametrize("need_weights", [False, True])
+def test_autocast(need_weights: bool) -> None:
+    eager = sk.nn.MultiheadAttention(EMBED, HEADS, add_bias_kv=True)
+    scripted = torch.jit.script(eager)
+    x = torch.randn(LENGTH, 2, EMBED)
+    with torch.autocast("cpu", torch.bfloat16):
+        for _ in TWICE:
+            got, expected = (m(x, x, x, need_weights=need_weights)[0] for m in (scripted, eager))
+            assert got.dtype == torch.bfloat16
+            torch.testing.assert_close(got, expected)
+
+
 @pytest.mark.parametrize("grad", [False, True])
 def test_in_a_parent(grad: bool) -> None:
     """A scripted parent has a fast path too, and sees no hooks; the encoder makes nested tensors."""

@@ -7,6 +7,7 @@ in float64 all see the same inputs and the same dropout bits.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import seo_kernels as sk
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 STRIDES = ("contiguous", "heads inside", "gaps", "reversed", "expanded")
+_PERTURB = -6  # M_PERTURB of malloc.h
 TABLES = ("key", "value", "bias", "slopes")
 
 
@@ -197,11 +199,14 @@ def run(attention: Callable, case: Case, inputs: Inputs) -> dict[str, Tensor]:
 
 @contextlib.contextmanager
 def poisoned_memory() -> Iterator[None]:
-    """Fresh memory holds NaN, so that reading what was never written shows."""
+    """Fresh memory holds NaN, so that reading what was never written shows, be it multiplied by zero."""
+    allocator = getattr(ctypes.CDLL(None), "mallopt", lambda option, value: None)  # in glibc only
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)  # also: every path must be deterministic
     assert torch.utils.deterministic.fill_uninitialized_memory
+    allocator(_PERTURB, 0x100)  # memory is filled with the complement of the low byte: 0xff.. is NaN
     try:
         yield
     finally:
+        allocator(_PERTURB, 0)
         torch.use_deterministic_algorithms(before)

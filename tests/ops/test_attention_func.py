@@ -8,6 +8,7 @@ import pytest
 import torch
 from ops.everything import DIFFERENTIABLE, INTEGERS, call, everything, integers, scalar
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 import seo_kernels as sk
@@ -65,6 +66,18 @@ def test_gradients_of_samples(names: tuple[str, ...]) -> None:
     for name in DIFFERENTIABLE:
         expected = torch.stack([gradients(sample)[name] for sample in samples])
         torch.testing.assert_close(tested[name], expected, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_folded_call_repeats_the_mask() -> None:
+    """A mask with a row for every batch entry, which all samples share."""
+    query, other = torch.randn(2, SAMPLES, 2, 2, 4, 2, dtype=torch.float64).unbind()
+    for mask in (torch.randn(2, 1, 4, 4, dtype=torch.float64), torch.rand(2, 1, 1, 4) < 0.7, torch.rand(4, 4) < 0.7):
+
+        def masked(query: Tensor, key: Tensor, mask: Tensor = mask) -> Tensor:
+            return sk.attention(query, key, key, mask=mask)
+
+        expected = torch.stack([masked(*sample) for sample in zip(query, other, strict=True)])
+        torch.testing.assert_close(vmap(masked)(query, other), expected)
 
 
 def test_gradients_through_vmap() -> None:
@@ -149,15 +162,11 @@ def test_dropout_in_gradients_of_samples(randomness: str) -> None:
     """Backward and jvp drop what forward dropped: for a fixed seed, the function is linear in value."""
     query, value = torch.randn(2, SAMPLES, 1, 2, 6, 4, dtype=torch.float64).unbind()
 
-    def derivatives(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        def number(value: Tensor) -> Tensor:
-            return sk.attention(query, query, value, dropout_p=0.5).sum()
+    def pulled(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        out, pull = vjp(lambda value: sk.attention(query, query, value, dropout_p=0.5).sum(), value)
+        return out, (pull(torch.ones_like(out))[0] * value).sum()
 
-        out, pull = vjp(number, value)
-        return out, (pull(torch.ones_like(out))[0] * value).sum(), value.new_zeros(())
-
-    out, product, _ = vmap(derivatives, randomness=randomness)(query, value)
-    torch.testing.assert_close(out, product)
+    torch.testing.assert_close(*vmap(pulled, randomness=randomness)(query, value))
 
     def pushed(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         return jvp(lambda value: sk.attention(query, query, value, dropout_p=0.5), (value,), (value,))
@@ -182,6 +191,30 @@ def test_hessian_and_products() -> None:
     for i in places:
         product = sum(torch.tensordot(matrix[i][j], directions[j], 4) for j in places)
         torch.testing.assert_close((forward_over_reverse[i], reverse_over_reverse[i]), (product, product))
+
+
+def test_pullback_without_gradients() -> None:
+    """A pullback that is called outside of its transform, where nothing records: saved tensors outlive the level."""
+    inputs = tuple(tensor.detach() for tensor in everything().values())
+    out, pull = vjp(scalar(DIFFERENTIABLE), *inputs)
+    with_graph = pull(torch.ones_like(out))
+    with torch.no_grad():
+        torch.testing.assert_close(pull(torch.ones_like(out)), with_graph)
+        for name, batched, plain in zip(DIFFERENTIABLE, vmap(pull)(torch.ones(2)), with_graph, strict=True):
+            torch.testing.assert_close(batched, torch.stack([plain, plain]), msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_forward_mode_over_a_backward_that_records_nothing() -> None:
+    tensors = everything()
+    inputs, directions = tuple(tensors.values()), tuple(map(torch.randn_like, tensors.values()))
+    number = scalar(DIFFERENTIABLE)
+    with forward_ad.dual_level():
+        duals = tuple(map(forward_ad.make_dual, inputs, directions))
+        gradients = torch.autograd.grad(number(*duals), duals)
+        tested = [forward_ad.unpack_dual(gradient).tangent for gradient in gradients]
+    first = torch.autograd.grad(number(*inputs), inputs, create_graph=True)
+    expected = torch.autograd.grad(first, inputs, directions)
+    torch.testing.assert_close(tested, list(expected))
 
 
 def test_jacobians_agree() -> None:

@@ -13,7 +13,10 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import jacfwd, jacrev
 
 import seo_kernels as sk
+from seo_kernels import _library
+from seo_kernels.ops import attention_autodiff
 
+native = pytest.mark.skipif(not _library.available("cpu"), reason=_library.reason("cpu"))
 PLAIN = ("query", "key", "value")
 LAYOUT = torch.tensor(
     [[[1, 0], [1, 1]], [[0, 1], [0, 0]]], dtype=torch.bool
@@ -135,15 +138,45 @@ def test_gradients_that_do_not_arrive(through: str) -> None:
         torch.testing.assert_close(*results)
 
 
-def test_lse_without_gradient_costs_no_tensor() -> None:
-    """set_materialize_grads(False): backward sees None for the output that was not used."""
-    seen = []
-    names = PLAIN
-    inputs = tuple(everything(names=names).values())
-    out, _lse = of(names)(*inputs)
-    out.grad_fn.register_prehook(lambda gradients: seen.append([g is None for g in gradients]))
-    out.sum().backward()
-    assert seen == [[False, True]]
+@native
+def test_absent_gradients_stay_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No zeros are made for the gradient of an output that nothing used: the op is told that there is none."""
+    absent = []
+    run = attention_autodiff._backward_op
+
+    def observed(grad_out: Tensor | None, grad_lse: Tensor | None, *rest: object) -> tuple[Tensor, ...]:
+        absent.append((grad_out is None, grad_lse is None))
+        return run(grad_out, grad_lse, *rest)
+
+    monkeypatch.setattr(attention_autodiff, "_backward_op", observed)
+    inputs = tuple(everything(names=PLAIN).values())
+    for used, create_graph in itertools.product((0, 1), (False, True)):
+        result = of(PLAIN)(*inputs)[used].sin().sum()
+        torch.autograd.grad(result, inputs[:2], create_graph=create_graph)
+    assert absent == [(False, True)] * 2 + [(True, False)] * 2
+
+
+class Stop(torch.autograd.Function):
+    """Its input has no gradient, although it asked for one."""
+
+    @staticmethod
+    def forward(ctx: object, tensor: Tensor) -> Tensor:
+        return tensor.clone()
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> None:
+        return None
+
+
+def test_no_gradient_at_all() -> None:
+    """Nothing arrives for either output: nothing is computed, in first and in second order."""
+    inputs = tuple(everything().values())
+    out, lse = of(DIFFERENTIABLE)(*inputs)
+    stopped = Stop.apply(out).sum() + Stop.apply(lse).sum()
+    assert torch.autograd.grad(stopped, inputs, allow_unused=True) == (None,) * len(inputs)
+    first = torch.autograd.grad(scalar(DIFFERENTIABLE)(*inputs), inputs, create_graph=True)
+    stopped = sum(Stop.apply(gradient).sum() for gradient in first)
+    assert torch.autograd.grad(stopped, inputs, allow_unused=True) == (None,) * len(inputs)
 
 
 def test_gradients_of_some_arguments() -> None:

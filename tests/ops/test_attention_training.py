@@ -43,7 +43,8 @@ def test_tables_of_another_dtype(dtype: torch.dtype, table_dtype: torch.dtype) -
     for tested, expected in zip(*results, strict=True):
         for name, one, other in zip(mixed, tested, expected, strict=True):
             assert one.dtype == mixed[name].dtype, name
-            assert (one - other).norm() <= 0.05 * other.norm(), name
+            eps = max(torch.finfo(dtype).eps, torch.finfo(table_dtype).eps)
+            assert (one - other).norm() <= 2 * eps * other.norm(), name
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -94,11 +95,10 @@ def test_checkpoint_drops_the_same(use_reentrant: bool) -> None:
                 hidden = checkpoint(layer, hidden, tensors["key"], use_reentrant=use_reentrant)
             else:
                 hidden = layer(hidden, tensors["key"])
-        gradients.append(torch.autograd.grad(hidden.sum(), tensors["query"]) if use_reentrant is None else None)
         for leaf in leaves:
             leaf.grad = None
-        hidden.sum().backward()
-        gradients[-1] = [leaf.grad.clone() for leaf in leaves]
+        hidden.sum().backward()  # a reentrant checkpoint knows no torch.autograd.grad
+        gradients.append([leaf.grad for leaf in leaves])
     torch.testing.assert_close(*gradients, rtol=0, atol=0)
 
 
@@ -208,7 +208,6 @@ def test_distributed_data_parallel() -> None:
     torch.testing.assert_close(*gradients)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("_one_process_group")
 def test_fully_sharded_data_parallel() -> None:
     from torch.distributed.fsdp import fully_shard

@@ -233,10 +233,12 @@ class BackwardTile {
     Acc* gradients = tile_.gradients(r);
     const Acc scale = static_cast<Acc>(p_.scale);
     const Acc* slopes = p_.softcap != 0.0 ? scores.softcap_slope_row(r) : nullptr;
-    scores.for_each_vector(block, r, [&](int, int64_t at) {
-      Vec<Acc> g = load(gradients + at) * scale;
-      if (slopes) g *= load(slopes + at);
-      store(gradients + at, g);
+    scores.for_each_span(r, [&](int at, int end) {
+      for (; at < end; at += W) {
+        Vec<Acc> g = load(gradients + at) * scale;
+        if (slopes) g *= load(slopes + at);
+        store(gradients + at, g);
+      }
     });
     if (p_.relative_key) {
       scores.for_each_vector(block, r, [&](int c, int64_t at) {
@@ -279,7 +281,8 @@ class BackwardTile {
       return;
     }
     for (int64_t row = 0; row < scores.rows(); row += kRowBlock) {
-      const VectorRange seen = scores.visible_operands(block, row / kRowBlock, c);
+      int next = c;
+      const VectorRange seen = scores.visible_operands(block, row / kRowBlock, c, c + 1, next);
       gemm<E, Lay::kRows>(std::min<int64_t>(kRowBlock, scores.rows() - row), query_width_ / W, seen.end - seen.begin,
                           gradients + row * ld() + seen.begin, ld(), keys + seen.begin * keys_.ld(), keys_.ld(),
                           grad_query_.get() + row * query_width_, query_width_, true);

@@ -16,6 +16,9 @@ struct Float64Engine {
   static inline __attribute__((always_inline)) Vec<Acc> multiply_add(Operand a, Vec<Operand> b, Vec<Acc> c) {
     return splat(a) * b + c;
   }
+  static inline __attribute__((always_inline)) Vec<Acc> multiply_add(Vec<Operand> a, Vec<Operand> b, Vec<Acc> c) {
+    return a * b + c;
+  }
 };
 
 struct Float32Engine {
@@ -24,6 +27,9 @@ struct Float32Engine {
   static constexpr int kPack = 1;
   static inline __attribute__((always_inline)) Vec<Acc> multiply_add(Operand a, Vec<Operand> b, Vec<Acc> c) {
     return splat(a) * b + c;
+  }
+  static inline __attribute__((always_inline)) Vec<Acc> multiply_add(Vec<Operand> a, Vec<Operand> b, Vec<Acc> c) {
+    return a * b + c;
   }
 };
 
@@ -34,6 +40,9 @@ struct BFloat16Engine {
   static constexpr int kPack = 2;
   static inline __attribute__((always_inline)) Vec<Acc> multiply_add(Operand a, Vec<Operand> b, Vec<Acc> c) {
     return (Vec<Acc>)_mm512_dpbf16_ps((__m512)c, (__m512bh)_mm512_set1_epi32(static_cast<int>(a)), (__m512bh)b);
+  }
+  static inline __attribute__((always_inline)) Vec<Acc> multiply_add(Vec<Operand> a, Vec<Operand> b, Vec<Acc> c) {
+    return (Vec<Acc>)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b);
   }
 };
 #endif
@@ -50,10 +59,7 @@ inline __attribute__((always_inline)) void micro_kernel(int64_t inner, const typ
   using Acc = typename E::Acc;
   using Operand = typename E::Operand;
   constexpr int W = kLanes<Acc>;
-  Vec<Acc> sum[MR][NV];
-  for (int i = 0; i < MR; ++i) {
-    for (int j = 0; j < NV; ++j) sum[i][j] = accumulate ? load(c + i * ldc + j * W) : Vec<Acc>{};
-  }
+  Vec<Acc> sum[MR][NV] = {};
   for (int64_t k = 0; k < inner; ++k) {
     Vec<Operand> bv[NV];
 #pragma GCC unroll 4
@@ -67,8 +73,18 @@ inline __attribute__((always_inline)) void micro_kernel(int64_t inner, const typ
     }
     b += ldb;
   }
-  for (int i = 0; i < MR; ++i) {
-    for (int j = 0; j < NV; ++j) store(c + i * ldc + j * W, sum[i][j]);
+  if (accumulate) {
+#pragma GCC unroll 6
+    for (int i = 0; i < MR; ++i) {
+#pragma GCC unroll 4
+      for (int j = 0; j < NV; ++j) store(c + i * ldc + j * W, load(c + i * ldc + j * W) + sum[i][j]);
+    }
+  } else {
+#pragma GCC unroll 6
+    for (int i = 0; i < MR; ++i) {
+#pragma GCC unroll 4
+      for (int j = 0; j < NV; ++j) store(c + i * ldc + j * W, sum[i][j]);
+    }
   }
 }
 

@@ -71,9 +71,9 @@ class GradientTile {
       scores_.finish_row(block, r);
       if (p_.relative_value) add_relative_values(block, r);
       if (p_.dropout) {
-        differentiate_row<true>(block, r);
+        differentiate_row<true>(r);
       } else {
-        differentiate_row<false>(block, r);
+        differentiate_row<false>(r);
       }
       clear_hidden(block, r);
     }
@@ -117,23 +117,26 @@ class GradientTile {
   }
 
   template <bool Dropout>
-  void differentiate_row(const PanelBlock& block, int64_t r) {
+  void differentiate_row(int64_t r) {
     Acc* s = scores_.row(r);
     Acc* g = gradients(r);
     const Acc* factors = Dropout ? dropout_.row(r) : nullptr;
-    const Vec<Acc> shift = splat(shift_[r]), delta = splat(delta_[r]);
-    scores_.for_each_vector(block, r, [&](int, int64_t at) {
-      const Vec<Acc> weight = exp2<Acc, (E::kPack > 1)>(load(s + at) - shift);
-      Vec<Acc> gradient = load(g + at);
-      Vec<Acc> dropped = weight;
-      if constexpr (Dropout) {
-        const Vec<Acc> factor = load(factors + at);
-        gradient *= factor;
-        dropped *= factor;
+    const Vec<Acc> shift = splat(shift_[r]), delta = splat(delta_[r]), log2_factor = splat(scores_.log2_factor());
+    scores_.for_each_span(r, [&](int at, int end) {
+#pragma GCC unroll 4
+      for (; at < end; at += W) {
+        const Vec<Acc> weight = exp2<Acc, (E::kPack > 1)>(load(s + at) * log2_factor - shift);
+        Vec<Acc> gradient = load(g + at);
+        Vec<Acc> dropped = weight;
+        if constexpr (Dropout) {
+          const Vec<Acc> factor = load(factors + at);
+          gradient *= factor;
+          dropped *= factor;
+        }
+        store(s + at, dropped);
+        // A hidden column's gradient may hold anything, NaN included: its weight of zero must win.
+        store(g + at, weight == Acc(0) ? Vec<Acc>{} : weight * (gradient - delta));
       }
-      store(s + at, dropped);
-      // A hidden column's gradient may hold anything, NaN included: its weight of zero must win.
-      store(g + at, weight == Acc(0) ? Vec<Acc>{} : weight * (gradient - delta));
     });
   }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "cpu/attention_params.h"
 #include "cpu/isa/gemm.h"
@@ -122,6 +123,13 @@ inline bool readable_in_place(const TensorView& view) {
   return view && E::kPack == 1 && view.dtype == acc && view.stride[3] == 1;
 }
 
+// The same for the operands of a row side by side: also pairs of bfloat16 in memory.
+template <class E>
+inline bool operands_in_place(const TensorView& view) {
+  if constexpr (E::kPack == 1) return readable_in_place<E>(view);
+  return view.dtype == DType::kBFloat16 && view.stride[3] == 1 && view.stride[2] % 2 == 0;
+}
+
 template <class T>
 inline const T* row_pointer(const TensorView& view, int64_t batch, int64_t head, int64_t row) {
   return static_cast<const T*>(view.data) + batch * view.stride[0] + head * view.stride[1] + row * view.stride[2];
@@ -169,6 +177,20 @@ inline void to_operand_rows(const typename E::Acc* from, int64_t from_ld, int64_
       }
 #endif
     }
+  }
+}
+
+// One vector of accs at an offset (in accs) of a row, as operands.
+template <class E>
+inline __attribute__((always_inline)) void store_operands(typename E::Operand* row, int64_t at,
+                                                          Vec<typename E::Acc> v) {
+  if constexpr (E::kPack == 1) {
+    store(row + at, v);
+  } else {
+#if defined(SK_ISA_AVX512_BF16)
+    const __m256bh rounded = _mm512_cvtneps_pbh((__m512)v);
+    std::memcpy(row + at / 2, &rounded, sizeof(rounded));
+#endif
   }
 }
 

@@ -40,10 +40,49 @@ class PackedPanels {
     return to;
   }
 
+  // Products of a few rows with a panel's keys, (rows, kPanel) at c: by dot products with the keys where they lie. For
+  // rows so few that packing would cost more than it brings. x: rows padded with zeros to whole vectors.
+  void few_products(int64_t panel, const Operand* x, int64_t ldx, int64_t rows, Acc* c, int64_t ldc) {
+    constexpr int W = kLanes<Acc>;
+    int64_t ld;
+    const Operand* keys = key_rows(panel, ld);
+    for (int64_t key = 0; key < kPanel; key += W) {
+      for (int64_t r = 0; r < rows; ++r) {
+        Vec<Acc> sums[W];
+#pragma GCC unroll 16
+        for (int n = 0; n < W; ++n) {
+          Vec<Acc> sum{};
+          for (int64_t d = 0; d < operands_; d += W) {
+            sum = E::multiply_add(load(x + r * ldx + d), load(keys + (key + n) * ld + d), sum);
+          }
+          sums[n] = sum;
+        }
+        transpose_stage<Acc, 1>(sums);
+        Vec<Acc> total = sums[0];
+#pragma GCC unroll 16
+        for (int n = 1; n < W; ++n) total += sums[n];
+        store(c + r * ldc + key, total);
+      }
+    }
+  }
+
   int64_t operands() const { return (width_ + E::kPack - 1) / E::kPack; }
   int64_t operands_ld() const { return operands_; }
 
  private:
+  // The keys of a panel as operand rows of whole vectors, in place where they can be.
+  const Operand* key_rows(int64_t panel, int64_t& ld) {
+    const int64_t count = std::min(kPanel, length_ - panel * kPanel), wide_ld = operands_ * E::kPack;
+    if (count == kPanel && width_ == wide_ld && operands_in_place<E>(view_)) {
+      ld = view_.stride[2] / E::kPack;
+      return reinterpret_cast<const Operand*>(
+          row_pointer<std::conditional_t<E::kPack == 1, Acc, uint16_t>>(view_, batch_, head_, panel * kPanel));
+    }
+    load_rows(view_, batch_, head_, panel * kPanel, count, width_, wide_.get(), wide_ld, kPanel);
+    ld = operands_;
+    return operand_rows<E>(wide_.get(), wide_ld, kPanel, wide_ld, narrow_.get(), operands_);
+  }
+
   void pack(int64_t panel, Operand* to) {
     const int64_t count = std::min(kPanel, length_ - panel * kPanel), wide_ld = operands_ * E::kPack;
     if (readable_in_place<E>(view_) && count == kPanel && width_ == operands_) {

@@ -71,7 +71,7 @@ class PackedRows {
     std::fill(packed_.get(), packed_.get() + panels_, uint8_t{0});
   }
 
-  // (kPanel / kPack, ld()); rows past the end must not be read.
+  // (kPanel / kPack, ld()), neighbours one after the other; rows past the end must not be read.
   const Operand* panel(int64_t panel) {
     if constexpr (E::kPack == 1) {
       if (in_place_) return row_pointer<Operand>(view_, batch_, head_, panel * kPanel);

@@ -14,7 +14,7 @@ struct PaddedRow {
   explicit PaddedRow(const RelativeTable& table)
       : max_distance(table.max_distance),
         entries(table ? table.rows() : 0),
-        ld(table ? kPanel + round_up(entries, kPanel) + kPanel + 16 : 0) {}
+        ld(table ? kPanel + round_up(entries, 16) + kPanel + 16 : 0) {}
 
   // Where the window of 64 entries that starts at a distance lies.
   int64_t window(int64_t distance) const {
@@ -82,7 +82,8 @@ class RelativeProduct {
     const int64_t begin = relative_index(first, layout_.max_distance) / kPanel;
     const int64_t end = relative_index(last, layout_.max_distance) / kPanel + 1;
     for (int64_t panel = begin; panel < end; ++panel) {
-      gemm<E, Lay::kRows>(rows, kPanel / kLanes<Acc>, (width_ + E::kPack - 1) / E::kPack, x, ld,
+      const int64_t columns = std::min(kPanel, layout_.entries - panel * kPanel);
+      gemm<E, Lay::kRows>(rows, (columns + kLanes<Acc> - 1) / kLanes<Acc>, (width_ + E::kPack - 1) / E::kPack, x, ld,
                           packed_.get() + panel * operands_ * kPanel, kPanel,
                           products_.get() + kPanel + panel * kPanel, layout_.ld, false);
     }

@@ -1,7 +1,6 @@
 // The scores of one query tile against a few key panels: product, relative terms, softcap, biases, masks.
 //
-// Shared by forward, backward and the mask gradient. Scores come out in the log2 domain (times log2 e), hidden ones as
-// -inf. Of a masked panel only the columns that some row of a row block sees are computed.
+// Shared by forward, backward and the mask gradient. Hidden scores come out as -inf. Of a masked panel only the columns that some row of a row block sees are computed.
 #pragma once
 
 #include <limits>
@@ -17,6 +16,7 @@ namespace seo_kernels::cpu {
 namespace {
 
 constexpr int kMaxBlockPanels = 4;
+constexpr int64_t kFewRows = 4;  // a decoding step: keys are read once, so nothing is packed
 constexpr int64_t kRowBlocks = kMaxTileRows / kRowBlock;
 
 // A few key panels that are worked on at once, not necessarily neighbours.
@@ -26,8 +26,13 @@ struct PanelBlock {
   bool masked[kMaxBlockPanels];
 };
 
-// Column vectors [begin, end) of a panel.
+// Column vectors or operands [begin, end) of a panel.
 struct VectorRange {
+  int begin, end;
+};
+
+// Columns [begin, end) of a block, whole vectors.
+struct ColumnSpan {
   int begin, end;
 };
 
@@ -48,7 +53,9 @@ class ScoreTile {
         ld_(block_panels * kPanel + 16),
         scale_(static_cast<Acc>(p.scale)),
         softcap_(static_cast<Acc>(p.softcap)),
-        modified_(p.modifies_scores()),
+        few_rows_(p.query_length <= kFewRows),
+        modified_(p.modifies_scores() || p.scale <= 0.0),
+        log2_factor_(modified_ ? Acc(kLog2E) : scale_ * Acc(kLog2E)),
         packed_queries_(E::kPack > 1 ? kMaxTileRows * query_ld_ : 0),
         scores_(kMaxTileRows * ld_),
         softcap_slope_(p.softcap != 0.0 && keep_softcap_slope ? kMaxTileRows * ld_ : 0),
@@ -104,12 +111,17 @@ class ScoreTile {
       block.masked[block.count] = verdict == PanelMask::kMasked;
       ++block.count;
     }
+    if (block.count > 0) find_spans(block);
     return block.count > 0;
   }
 
   // S = Q K^T of the block, in natural units and unscaled.
   void multiply(const PanelBlock& block) {
     for (int c = 0; c < block.count; ++c) {
+      if (few_rows_) {
+        keys_.few_products(block.panel[c], queries_, query_ld_, rows_, scores_.get() + c * kPanel, ld_);
+        continue;
+      }
       const Operand* keys = keys_.panel(block.panel[c]);
       if (!block.masked[c]) {
         gemm<E, Lay::kRows>(rows_, kPanel / W, keys_.operands(), queries_, query_ld_, keys, kPanel,
@@ -126,31 +138,34 @@ class ScoreTile {
     }
   }
 
-  // Row `row` of the block: everything between the product and the softmax. Returns the row's maximum (log2 domain).
-  Acc finish_row(const PanelBlock& block, int64_t row) {
-    Vec<Acc> best = splat(kHidden);
+  // Row `row` of the block: everything between the product and the softmax. Scores are then log2_factor() short of the
+  // log2 domain. Returns the row's maximum in the log2 domain.
+  Vec<Acc> finish_row(const PanelBlock& block, int64_t row) {
     for (int c = 0; c < block.count; ++c) {
       if (modified_) modify_row(block, row, c);
-      const Vec<Acc> factor = splat(modified_ ? Acc(kLog2E) : scale_ * Acc(kLog2E));
-      Acc* s = scores_.get() + row * ld_ + c * kPanel;
-      if (!block.masked[c]) {
-#pragma GCC unroll 4
-        for (int v = 0; v < kPanel / W; ++v) {
-          const Vec<Acc> x = load(s + v * W) * factor;
-          store(s + v * W, x);
-          best = vmax(best, x);
-        }
-        continue;
-      }
-      const VectorRange range = visible(block, row / kRowBlock, c);
-      const uint64_t bits = mask_bits_.row(row, c);
-      for (int v = range.begin; v < range.end; ++v) {
-        const Vec<Acc> x = bits_to_mask<Acc>(bits >> (v * W)) ? load(s + v * W) * factor : splat(kHidden);
-        store(s + v * W, x);
-        best = vmax(best, x);
-      }
+      if (block.masked[c]) hide(block, row, c);
     }
-    return reduce_max<Acc>(best);
+    const Acc* s = this->row(row);
+    Vec<Acc> best[4] = {splat(kHidden), splat(kHidden), splat(kHidden), splat(kHidden)};
+    for_each_span(row, [&](int begin, int end) {
+      int at = begin;
+      for (; at + 4 * W <= end; at += 4 * W) {
+#pragma GCC unroll 4
+        for (int n = 0; n < 4; ++n) best[n] = vmax(best[n], load(s + at + n * W));
+      }
+      for (; at < end; at += W) best[0] = vmax(best[0], load(s + at));
+    });
+    return vmax(vmax(best[0], best[1]), vmax(best[2], best[3])) * log2_factor_;
+  }
+
+  // Scores times this are in the log2 domain; positive.
+  Acc log2_factor() const { return log2_factor_; }
+
+  // Calls f(begin, end) for each stretch of columns that may hold a visible score of the row.
+  template <class F>
+  inline __attribute__((always_inline)) void for_each_span(int64_t row, F f) const {
+    const Spans& spans = spans_[row / kRowBlock];
+    for (int n = 0; n < spans.count; ++n) f(spans.span[n].begin, spans.span[n].end);
   }
 
   // Calls f(column, vector index within the panel's row) for each vector that may hold a visible score.
@@ -169,12 +184,21 @@ class ScoreTile {
     return VectorRange{__builtin_ctzll(any) / W, (63 - __builtin_clzll(any)) / W + 1};
   }
 
-  // Keys [begin, end) of panel c that some row of the row block sees, whole operands.
-  VectorRange visible_operands(const PanelBlock& block, int64_t row_block, int c) const {
-    if (!block.masked[c]) return VectorRange{0, static_cast<int>(kPanel / E::kPack)};
-    const uint64_t any = mask_bits_.any(row_block, c);
+  // Operands between the first and the last key that some row of the row block sees, counted from panel `base` of the
+  // block: those of panel c, and on through panels before `end` while no column in between was left uncomputed.
+  // Moves c behind the last panel taken.
+  VectorRange visible_operands(const PanelBlock& block, int64_t row_block, int base, int end, int& c) const {
+    constexpr int per_panel = static_cast<int>(kPanel / E::kPack);
+    const int first = c;
+    uint64_t any = seen_by_block(block, row_block, c);
+    VectorRange range{(first - base) * per_panel, (first - base) * per_panel};
+    if (any != 0) range.begin += __builtin_ctzll(any) / E::kPack;
+    while (++c < end && any >> (kPanel - W) != 0 && (seen_by_block(block, row_block, c) << (kPanel - W)) != 0) {
+      any = seen_by_block(block, row_block, c);
+    }
     if (any == 0) return VectorRange{0, 0};
-    return VectorRange{__builtin_ctzll(any) / E::kPack, (63 - __builtin_clzll(any)) / E::kPack + 1};
+    range.end = (c - 1 - base) * per_panel + (63 - __builtin_clzll(any)) / E::kPack + 1;
+    return range;
   }
 
   // Distance of column 0 of a panel from a row's position.
@@ -196,6 +220,44 @@ class ScoreTile {
   int64_t last_distance() const { return last_distance_; }
 
  private:
+  uint64_t seen_by_block(const PanelBlock& block, int64_t row_block, int c) const {
+    return block.masked[c] ? mask_bits_.any(row_block, c) : ~uint64_t{0};
+  }
+
+  struct Spans {
+    int count;
+    ColumnSpan span[kMaxBlockPanels];
+  };
+
+  void find_spans(const PanelBlock& block) {
+    for (int64_t row_block = 0; row_block * kRowBlock < rows_; ++row_block) {
+      Spans& spans = spans_[row_block];
+      spans.count = 0;
+      for (int c = 0; c < block.count; ++c) {
+        const VectorRange range = visible(block, row_block, c);
+        if (range.begin == range.end) continue;
+        const int begin = static_cast<int>(c * kPanel) + range.begin * W;
+        const int end = static_cast<int>(c * kPanel) + range.end * W;
+        if (spans.count > 0 && spans.span[spans.count - 1].end == begin) {
+          spans.span[spans.count - 1].end = end;
+        } else {
+          spans.span[spans.count++] = ColumnSpan{begin, end};
+        }
+      }
+    }
+  }
+
+  void hide(const PanelBlock& block, int64_t row, int c) {
+    constexpr uint64_t all = W == 64 ? ~uint64_t{0} : (uint64_t{1} << W) - 1;
+    const VectorRange range = visible(block, row / kRowBlock, c);
+    const uint64_t bits = mask_bits_.row(row, c);
+    Acc* s = this->row(row) + c * kPanel;
+    for (int v = range.begin; v < range.end; ++v) {
+      const uint64_t seen = bits >> (v * W) & all;
+      if (seen != all) store(s + v * W, bits_to_mask<Acc>(seen) ? load(s + v * W) : splat(kHidden));
+    }
+  }
+
   void modify_row(const PanelBlock& block, int64_t row, int c) {
     Acc* s = scores_.get() + row * ld_ + c * kPanel;
     const VectorRange range = visible(block, row / kRowBlock, c);
@@ -229,10 +291,12 @@ class ScoreTile {
   TileRows<E> query_rows_;
   int64_t query_ld_, ld_;
   Acc scale_, softcap_;
-  bool modified_;
+  bool few_rows_, modified_;
+  Acc log2_factor_;
   Scratch<Operand> packed_queries_;
   const Operand* queries_ = nullptr;  // (rows, query_ld_)
   Scratch<Acc> scores_;
+  Spans spans_[kRowBlocks];
   Scratch<Acc> softcap_slope_;  // d softcap(x) / dx
   MaskBits mask_bits_;
   RelativeProduct<E> relative_key_;

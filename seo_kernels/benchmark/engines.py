@@ -1,0 +1,82 @@
+"""The same problem on this library and on its peers.
+
+An engine takes a problem, prepares what is not timed (masks, compilation on the first call) and returns the
+forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+import seo_kernels as sk
+from seo_kernels.benchmark.problems import Forward, Problem
+
+Engine = Callable[[Problem], Forward]
+
+
+def fused(problem: Problem) -> Forward:
+    """``sk.attention``, through the public call."""
+
+    def forward(leaves: Mapping[str, Tensor]) -> Tensor:
+        tables = {table: leaves[f"relative_{table}"] for table in problem.tables}
+        relative = sk.RelativePosition(**tables) if tables else None
+        return sk.attention(
+            leaves["query"], leaves["key"], leaves["value"], pattern=problem.pattern, relative=relative
+        )
+
+    return forward
+
+
+def sdpa(problem: Problem) -> Forward:
+    """PyTorch's ``scaled_dot_product_attention`` without a mask: dense, or ``is_causal``."""
+    is_causal = isinstance(problem.pattern, sk.Causal)
+
+    def forward(leaves: Mapping[str, Tensor]) -> Tensor:
+        return F.scaled_dot_product_attention(
+            leaves["query"], leaves["key"], leaves["value"], is_causal=is_causal
+        )
+
+    return forward
+
+
+def masked_sdpa(problem: Problem) -> Forward:
+    """``scaled_dot_product_attention`` with the pattern as a bool mask, which is made beforehand."""
+    mask = problem.pattern.dense_mask(problem.query_length, problem.key_length)
+
+    def forward(leaves: Mapping[str, Tensor]) -> Tensor:
+        return F.scaled_dot_product_attention(leaves["query"], leaves["key"], leaves["value"], attn_mask=mask)
+
+    return forward
+
+
+def flex(problem: Problem) -> Forward:
+    """``torch.compile(flex_attention)`` with the window as a block mask and the bias as score_mod.
+
+    The block mask is made beforehand; the first call compiles. On the CPU it knows no backward.
+    """
+    pattern, offset, reach = problem.pattern, problem.query_offset, problem.reach
+    if not isinstance(pattern, sk.Local):
+        raise TypeError(f"pattern is {pattern!r}, expected a Local")
+
+    def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        distance = key - query - offset
+        return (distance >= -pattern.left) & (distance <= pattern.right)
+
+    mask = create_block_mask(visible, None, None, problem.query_length, problem.key_length, device="cpu")
+
+    def plain(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return flex_attention(query, key, value, block_mask=mask)
+
+    def biased(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+        def add(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return score + bias[head, (key - query - offset).clamp(-reach, reach) + reach]
+
+        return flex_attention(query, key, value, score_mod=add, block_mask=mask)
+
+    compiled = torch.compile(biased if problem.tables == ("bias",) else plain, dynamic=False)
+    return lambda leaves: compiled(*leaves.values())

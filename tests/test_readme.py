@@ -1,0 +1,96 @@
+"""What the README shows runs, its table holds the committed results, its folders and commands exist."""
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from seo_kernels.benchmark.cases import cases
+from seo_kernels.cli.app import main
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "README.md").read_text()
+EXAMPLES = re.findall(r"^```python\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def readme_table() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("readme_table", ROOT / "benchmarks" / "readme_table.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
+def test_examples_run(example: str, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(example, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert printed.startswith("torch.Size([8, 257])\n")
+    assert " serves\n" in printed
+
+
+def test_there_is_an_example() -> None:
+    assert EXAMPLES
+
+
+def test_the_table_holds_the_committed_results(readme_table: ModuleType) -> None:
+    """Else: ``.venv/bin/python benchmarks/readme_table.py``."""
+    assert readme_table.section(TEXT) == readme_table.render(readme_table.load_results())
+
+
+def test_the_table_has_a_row_per_floor(readme_table: ModuleType) -> None:
+    rows = readme_table.render(None).splitlines()[2:]
+    floors = sum(
+        len(case.peers) + (case.share_floor is not None) + (case.memory_floor is not None) for case in cases()
+    )
+    assert len(rows) == floors
+    assert all(row.endswith("| - |") for row in rows)
+
+
+def test_results_go_into_the_table(readme_table: ModuleType) -> None:
+    results = {
+        "environment": {
+            "cpu_model": "Abacus",
+            "cpu_capability": "avx2",
+            "threads": 3,
+            "torch": "9.9",
+            "date": "2001-01-01",
+        },
+        "cases": [
+            {
+                "case": "dense-fp32-fwd",
+                "memory_ratio": None,
+                "contenders": [
+                    {"contender": "seo_kernels", "share_of_peak": 0.814, "measured": None},
+                    {"contender": "SDPA", "share_of_peak": 0.3, "measured": "2.51 x"},
+                ],
+            },
+            {"case": "local-long-fp32-fwd-bwd", "memory_ratio": 1.234, "contenders": []},
+        ],
+    }
+    table = readme_table.render(results)
+    assert "| dense fp32 forward | SDPA | at least 2.2 x | 2.51 x |" in table
+    assert "| dense fp32 forward | measured multiply-add peak | at least 70 % | 81 % |" in table
+    assert "| the tensors themselves | at most 2 x | 1.23 x |" in table
+    assert table.endswith("\nAbacus (avx2), 3 threads, torch 9.9, 2001-01-01.\n")
+
+
+def test_folders_and_commands_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    folders = re.findall(r"`((?:seo_kernels|csrc|tests|benchmarks)/[a-z/]*)`", TEXT)
+    assert "csrc/semantics/" in folders
+    # results come with the first `make bench`
+    assert [f for f in folders if not (ROOT / f).is_dir() and f != "benchmarks/results/"] == []
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.findall(r"(?:^|`)make ([a-z-]+)", TEXT, flags=re.MULTILINE)
+    assert {"demo", "test", "bench", "lint"} <= set(targets)
+    assert [target for target in targets if not re.search(rf"^{target}\b.*:", makefile, re.MULTILINE)] == []
+    for command in re.findall(r"python -m seo_kernels (\w+)", TEXT):
+        assert main([command, "--help"]) == 0
+
+
+def test_it_is_short() -> None:
+    assert len(TEXT.splitlines()) < 200
