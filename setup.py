@@ -43,6 +43,7 @@ COMPILE_FLAGS = [
     "-O3",
     "-Wall",
     "-Wno-maybe-uninitialized",  # g++ 12 means its own AVX-512 headers
+    "-Wno-uninitialized",
     "-fno-math-errno",
     "-ffp-contract=fast",
     "-fvisibility=hidden",

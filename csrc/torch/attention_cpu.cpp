@@ -97,6 +97,7 @@ class Backward {
     p_.grad_relative_bias = per_slot(kRelativeBias, a_.relative_bias);
     p_.grad_slopes = per_slot(kSlopes, a_.slopes);
     p_.grad_sinks = per_slot(kSinks, a_.sinks);
+    if (wanted_[kMask]) allocate_mask_gradient();
     if (slots_ == 0) return;
     if (has_shared_heads()) {
       p_.partial_key = partial(kKey, p_.dim);
@@ -161,7 +162,7 @@ class Backward {
     return tensor.data_ptr();
   }
 
-  void mask_gradient() {
+  void allocate_mask_gradient() {
     std::vector<int64_t> shape;
     for (int64_t n = 0; n < 4; ++n) {
       p_.mask_sizes[n] = a_.mask->size(n);
@@ -169,6 +170,9 @@ class Backward {
     }
     gradients_[kMask] = make(a_.query, shape, a_.acc_type(), true);
     p_.grad_mask = gradients_[kMask].data_ptr();
+  }
+
+  void mask_gradient() {
     const int64_t tiles = p_.mask_sizes[2] == 1 ? 1 : p_.plan->tiles;
     parallel_for(0, p_.mask_sizes[0] * p_.mask_sizes[1] * tiles, 1,
                  [&](int64_t begin, int64_t end) { cpu::kernels().mask_gradient(p_, begin, end); });

@@ -23,7 +23,7 @@ class ModelConfig:
 
     width: int = 256
     layers: int = 4
-    heads: int = 4
+    heads: int = 8
     window: int = 128
 
     def __post_init__(self) -> None:
@@ -59,8 +59,11 @@ class LocalAttention(nn.Module):
         self.project_in = _linear(config.width, 3 * config.width, std=config.width**-0.5)
         self.project_out = _linear(config.width, config.width, std=0.0)
         rows = 2 * config.window + 1
-        self.relative_key = nn.Parameter(torch.zeros(config.heads, rows, config.head_dim))
-        self.relative_bias = nn.Parameter(torch.zeros(config.heads, rows))
+        self.relative_key = nn.Parameter(torch.randn(config.heads, rows, config.head_dim) * 0.3)
+        # each head starts with a range of its own, as in ALiBi (Press et al. 2022)
+        slopes = 2.0 ** torch.linspace(1, -5, config.heads)  # (H,)
+        distances = torch.arange(-config.window, config.window + 1).abs()
+        self.relative_bias = nn.Parameter(-slopes[:, None] * distances)
 
     def forward(self, x: Tensor, attend: Attend, cache: Cache | None = None) -> tuple[Tensor, Cache]:
         """x (B, T, width) -> (B, T, width) and the keys and values that later bytes can still see."""
@@ -100,7 +103,7 @@ class ByteModel(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
         self.head = _linear(config.width, BYTES, std=0.0)
-        nn.init.normal_(self.embed.weight, std=0.02)
+        nn.init.normal_(self.embed.weight, std=0.5)
 
     def forward(
         self, tokens: Tensor, attend: Attend, caches: list[Cache] | None = None

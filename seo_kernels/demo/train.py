@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import AdamW, Muon, Optimizer
+from torch.optim.lr_scheduler import OneCycleLR
 
 from seo_kernels.demo.corpus import Corpus
 from seo_kernels.demo.model import Attend, ByteModel, ModelConfig
@@ -23,12 +25,11 @@ CHECKPOINT_EVERY = 100  # steps; and once more at the end or on Ctrl-C
 class TrainConfig:
     """How long, on how much at a time, and how fast."""
 
-    steps: int = 700
-    batch: int = 4
-    length: int = 1024
+    steps: int
+    batch: int
+    length: int
     learning_rate: float = 3e-3
-    weight_decay: float = 0.1
-    precision: str = "bfloat16"
+    precision: str = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -50,7 +51,7 @@ def to_tokens(text: bytes) -> Tensor:
 
 
 class Trainer:
-    """Model, optimizer, schedule and the generator of the batches: all that a checkpoint has to hold."""
+    """Model, optimizers, schedules and the generator of the batches: all that a checkpoint has to hold."""
 
     def __init__(
         self, model_config: ModelConfig, config: TrainConfig, corpus: Corpus, attend: Attend
@@ -59,24 +60,18 @@ class Trainer:
         self.identity = {"model": asdict(model_config), "train": asdict(config), "corpus": corpus.fingerprint}
         torch.manual_seed(config.seed)
         self.model = ByteModel(model_config)
-        matrices = [parameter for parameter in self.model.parameters() if parameter.ndim >= 2]
-        vectors = [parameter for parameter in self.model.parameters() if parameter.ndim < 2]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": matrices, "weight_decay": config.weight_decay},
-                {"params": vectors, "weight_decay": 0.0},
-            ],
-            lr=config.learning_rate,
-            betas=(0.9, 0.98),
-            fused=True,
-        )
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer,
-            max_lr=config.learning_rate,
-            total_steps=config.steps + 1,
-            pct_start=0.1,
-            cycle_momentum=False,
-        )
+        # Muon (Jordan et al. 2024) for the matrices of the blocks: AdamW alone needs several times the steps
+        matrices = [module.weight for module in self.model.blocks.modules() if isinstance(module, nn.Linear)]
+        known = set(matrices)
+        others = [parameter for parameter in self.model.parameters() if parameter not in known]
+        self.optimizers: list[Optimizer] = [
+            Muon(matrices, lr=config.learning_rate, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+            AdamW(others, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+        ]
+        self.schedules = [
+            OneCycleLR(optimizer, config.learning_rate, config.steps + 1, pct_start=0.1, cycle_momentum=False)
+            for optimizer in self.optimizers
+        ]
         self.tokens = to_tokens(corpus.train)
         self.batches = torch.Generator().manual_seed(config.seed)
         self.history: list[float] = []  # bits per byte of each step's batch
@@ -99,11 +94,12 @@ class Trainer:
         begun = time.perf_counter()
         with precision_context(self.config.precision):
             loss = self.model.loss(self.draw_batch(), self.attend)
-        self.optimizer.zero_grad()
+        self.model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        self.schedule.step()
+        for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
+            optimizer.step()
+            schedule.step()
         self.history.append(loss.item() / math.log(2))
         self.seconds += time.perf_counter() - begun
         return self.history[-1]
@@ -124,10 +120,9 @@ class Trainer:
         state = {
             "identity": self.identity,
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "schedules": [schedule.state_dict() for schedule in self.schedules],
             "batches": self.batches.get_state(),
-            "default_generator": torch.get_rng_state(),
             "history": self.history,
             "seconds": self.seconds,
         }
@@ -150,10 +145,11 @@ class Trainer:
             if identity[part] != expected:
                 raise ValueError(f"{str(path)!r} has {_difference(part, identity[part], expected)}")
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        for schedule, saved in zip(self.schedules, state["schedules"], strict=True):
+            schedule.load_state_dict(saved)
         self.batches.set_state(state["batches"])
-        torch.set_rng_state(state["default_generator"])
         self.history, self.seconds = state["history"], state["seconds"]
 
 

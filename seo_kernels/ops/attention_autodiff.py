@@ -60,6 +60,7 @@ class AttentionFunction(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, Tensor]:
         values, _outputs = _saved_primals(ctx)
+        # torch turns forward mode off around a jvp, for outer levels too, which would lose their tangents.
         with forward_ad._set_fwd_grad_enabled(True):
             derivatives = second_order(AttentionArguments(*values), _direction(tangents), want_tangents=True)
         return derivatives.tangents()

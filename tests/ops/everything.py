@@ -20,6 +20,7 @@ DIFFERENTIABLE = (
     "mask",
     "sinks",
 )
+WINDOW = sk.Local(2)
 INTEGERS = ("key_lengths", "query_segments", "key_segments")
 
 
@@ -63,7 +64,7 @@ def call(
     tensors: dict[str, Tensor],
     attention: Callable[..., tuple[Tensor, Tensor]] = sk.attention,
     *,
-    pattern: sk.Pattern | None = sk.Local(2),
+    pattern: sk.Pattern | None = WINDOW,
     softcap: float | None = 2.0,
     dropout_p: float = 0.0,
 ) -> tuple[Tensor, Tensor]:

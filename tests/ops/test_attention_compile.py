@@ -1,6 +1,6 @@
 """sk.attention in compiled and exported code: whole graphs, symbolic sizes, gradients, and no silent zeros.
 
-``aot_eager`` runs all of torch.compile but Inductor's code generation, which takes seconds; one slow test has it.
+``aot_eager`` runs all of torch.compile but Inductor's code generation, which takes seconds: the slow test.
 """
 
 from __future__ import annotations

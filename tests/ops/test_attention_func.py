@@ -1,4 +1,4 @@
-"""torch.func over sk.attention: vmap over anything, per-sample gradients, Hessians, and the randomness of dropout."""
+"""torch.func over sk.attention: vmap over anything, per-sample gradients, Hessians, dropout."""
 
 from __future__ import annotations
 
@@ -71,7 +71,11 @@ def test_gradients_of_samples(names: tuple[str, ...]) -> None:
 def test_folded_call_repeats_the_mask() -> None:
     """A mask with a row for every batch entry, which all samples share."""
     query, other = torch.randn(2, SAMPLES, 2, 2, 4, 2, dtype=torch.float64).unbind()
-    for mask in (torch.randn(2, 1, 4, 4, dtype=torch.float64), torch.rand(2, 1, 1, 4) < 0.7, torch.rand(4, 4) < 0.7):
+    for mask in (
+        torch.randn(2, 1, 4, 4, dtype=torch.float64),
+        torch.rand(2, 1, 1, 4) < 0.7,
+        torch.rand(4, 4) < 0.7,
+    ):
 
         def masked(query: Tensor, key: Tensor, mask: Tensor = mask) -> Tensor:
             return sk.attention(query, key, key, mask=mask)
@@ -174,10 +178,12 @@ def test_dropout_in_gradients_of_samples(randomness: str) -> None:
     torch.testing.assert_close(*vmap(pushed, randomness=randomness)(query, value))
 
 
-def test_hessian_and_products() -> None:
+@pytest.mark.parametrize("pattern", [sk.Local(1), sk.BlockSparse(torch.tensor([[[True]], [[False]]]))])
+def test_hessian_and_products(pattern: sk.Pattern) -> None:
     tensors = everything(query_length=2, key_length=3)
     inputs = tuple(tensor.detach() for tensor in tensors.values())
-    tested, expected = scalar(DIFFERENTIABLE), scalar(DIFFERENTIABLE, attention=sk.reference.attention)
+    tested = scalar(DIFFERENTIABLE, pattern=pattern)
+    expected = scalar(DIFFERENTIABLE, pattern=pattern, attention=sk.reference.attention)
     places = (0, 1, 2)
     matrix = hessian(expected, argnums=places)(*inputs)
     torch.testing.assert_close(hessian(tested, argnums=places)(*inputs), matrix)
@@ -194,14 +200,16 @@ def test_hessian_and_products() -> None:
 
 
 def test_pullback_without_gradients() -> None:
-    """A pullback that is called outside of its transform, where nothing records: saved tensors outlive the level."""
+    """A pullback that is called outside of its transform, where nothing records."""
     inputs = tuple(tensor.detach() for tensor in everything().values())
     out, pull = vjp(scalar(DIFFERENTIABLE), *inputs)
     with_graph = pull(torch.ones_like(out))
     with torch.no_grad():
         torch.testing.assert_close(pull(torch.ones_like(out)), with_graph)
         for name, batched, plain in zip(DIFFERENTIABLE, vmap(pull)(torch.ones(2)), with_graph, strict=True):
-            torch.testing.assert_close(batched, torch.stack([plain, plain]), msg=lambda text, name=name: f"{name}: {text}")
+            torch.testing.assert_close(
+                batched, torch.stack([plain, plain]), msg=lambda text, name=name: f"{name}: {text}"
+            )
 
 
 def test_forward_mode_over_a_backward_that_records_nothing() -> None:

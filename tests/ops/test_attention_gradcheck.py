@@ -1,4 +1,4 @@
-"""Derivatives of sk.attention against finite differences, and of any nesting against the reference's autograd."""
+"""Derivatives of sk.attention against finite differences, any nesting of them against the reference."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_gradients_that_do_not_arrive(through: str) -> None:
 
 @native
 def test_absent_gradients_stay_absent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No zeros are made for the gradient of an output that nothing used: the op is told that there is none."""
+    """No zeros are made for the gradient of an output that nothing used: the op is told there is none."""
     absent = []
     run = attention_autodiff._backward_op
 
@@ -195,7 +195,7 @@ def test_gradients_of_some_arguments() -> None:
 
 
 def test_backward_twice_and_in_any_order() -> None:
-    """What backward saved is left as it was: gradients of the retained graph repeat, the second order included."""
+    """What backward saved is left as it was: gradients of a retained graph repeat, in second order too."""
     inputs = tuple(everything().values())
     number = scalar(DIFFERENTIABLE)(*inputs)
     first = torch.autograd.grad(number, inputs, retain_graph=True)
@@ -206,7 +206,8 @@ def test_backward_twice_and_in_any_order() -> None:
     torch.testing.assert_close((*first, *first, *second), (*graph, *again, *second_again), rtol=0, atol=0)
 
 
-def test_rows_and_keys_without_partner_hold_anything() -> None:
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_rows_and_keys_without_partner_hold_anything(softcap: float | None) -> None:
     """NaN past key_lengths, and in queries that see nothing, reaches no derivative of any order."""
     tensors = everything(2, key_length=5, names=PLAIN)
     lengths = torch.tensor([0, 3])
@@ -215,7 +216,7 @@ def test_rows_and_keys_without_partner_hold_anything() -> None:
             tensors[name][0], tensors[name][1, :, 3:] = torch.nan, torch.nan
         tensors["query"][0] = torch.nan
     inputs = tuple(tensors.values())
-    out, lse = call(tensors | {"key_lengths": lengths})
+    out, lse = call(tensors | {"key_lengths": lengths}, softcap=softcap)
     assert bool((out[0] == 0).all())
     assert bool((lse[0] == -torch.inf).all())
     number = out.sin().sum() + lse[1].sin().sum()
@@ -228,7 +229,7 @@ def test_rows_and_keys_without_partner_hold_anything() -> None:
         assert bool((gradient[1, :, 3:] == 0).all())
 
     def function(*tensors: Tensor) -> tuple[Tensor, Tensor]:
-        return call(dict(zip(PLAIN, tensors, strict=True)) | {"key_lengths": lengths})
+        return call(dict(zip(PLAIN, tensors, strict=True)) | {"key_lengths": lengths}, softcap=softcap)
 
     tangents = torch.func.jvp(
         function, tuple(t.detach() for t in inputs), tuple(map(torch.ones_like, inputs))

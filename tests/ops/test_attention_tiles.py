@@ -24,14 +24,16 @@ PATTERNS = {
     "causal": sk.Causal(),
     "local": sk.Local(40, 3),
     "gaps": sk.Dilated(2, 70) | sk.GlobalTokens(2),
-    "blocks by head": sk.BlockSparse(torch.rand(4, 8, 9, generator=torch.Generator().manual_seed(0)) < 0.2, 32),
+    "blocks by head": sk.BlockSparse(
+        torch.rand(4, 8, 9, generator=torch.Generator().manual_seed(0)) < 0.2, 32
+    ),
     "nothing": sk.BlockSparse(torch.zeros(8, 9, dtype=torch.bool), 32),
 }
 
 
 @pytest.mark.parametrize("name", PATTERNS)
 def test_spans_cover_what_is_seen(name: str) -> None:
-    """Every query is in one span, every visible key in its span's keys, and no span visits what no row of it sees."""
+    """Every query lies in one span, and every key that it sees; no span visits a tile that nobody sees."""
     pattern, query_length, key_length = PATTERNS[name], 250, 280
     operands = (torch.zeros(1, 4, length, 8) for length in (query_length, key_length, key_length))
     spans = visited_spans(normalise(*operands, pattern=pattern))

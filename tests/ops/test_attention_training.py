@@ -28,7 +28,7 @@ def number_of(tensors: dict[str, Tensor], **options: object) -> Tensor:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("table_dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_tables_of_another_dtype(dtype: torch.dtype, table_dtype: torch.dtype) -> None:
-    """Gradients come in the dtype of their argument, in the second order too, and are as exact as it allows."""
+    """Gradients come in the dtype of their argument, in second order too, as exact as it allows."""
     tensors = everything(2, 2, 2, 9, 11, dim=8, value_dim=8, dtype=torch.float32)
     mixed = {
         name: tensor.detach().to(table_dtype if name in TABLES else dtype).requires_grad_()
@@ -186,7 +186,9 @@ class Block(torch.nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         query, key, value = self.projection(hidden).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
         relative = sk.RelativePosition(bias=self.bias)
-        return sk.attention(query, key, value, pattern=sk.Local(3), relative=relative).transpose(1, 2).flatten(2)
+        return (
+            sk.attention(query, key, value, pattern=sk.Local(3), relative=relative).transpose(1, 2).flatten(2)
+        )
 
 
 @pytest.fixture

@@ -145,7 +145,7 @@ class BackwardTile {
 
   void begin_key_head(int64_t batch, int64_t key_head) {
     tile_.begin_head(batch, key_head);
-    keys_.begin_head(batch, key_head);
+    keys_.begin_head(batch, key_head, tile_.scores().mask_bits().key_count());
     key_sums_.begin_head();
     value_sums_.begin_head();
   }
@@ -235,9 +235,10 @@ class BackwardTile {
     const Acc* slopes = p_.softcap != 0.0 ? scores.softcap_slope_row(r) : nullptr;
     scores.for_each_span(r, [&](int at, int end) {
       for (; at < end; at += W) {
-        Vec<Acc> g = load(gradients + at) * scale;
-        if (slopes) g *= load(slopes + at);
-        store(gradients + at, g);
+        Vec<Acc> g = load(gradients + at);
+        // A hidden score's slope may hold anything: its gradient of zero must win.
+        if (slopes) g = g == Acc(0) ? g : g * load(slopes + at);
+        store(gradients + at, g * scale);
       }
     });
     if (p_.relative_key) {
@@ -280,10 +281,10 @@ class BackwardTile {
                           grad_query_.get(), query_width_, true);
       return;
     }
-    for (int64_t row = 0; row < scores.rows(); row += kRowBlock) {
+    for (int64_t row = 0; row < scores.rows(); row += kMaskRows) {
       int next = c;
-      const VectorRange seen = scores.visible_operands(block, row / kRowBlock, c, c + 1, next);
-      gemm<E, Lay::kRows>(std::min<int64_t>(kRowBlock, scores.rows() - row), query_width_ / W, seen.end - seen.begin,
+      const VectorRange seen = scores.visible_operands(block, row / kMaskRows, c, c + 1, next);
+      gemm<E, Lay::kRows>(std::min<int64_t>(kMaskRows, scores.rows() - row), query_width_ / W, seen.end - seen.begin,
                           gradients + row * ld() + seen.begin, ld(), keys + seen.begin * keys_.ld(), keys_.ld(),
                           grad_query_.get() + row * query_width_, query_width_, true);
     }
@@ -300,10 +301,10 @@ class BackwardTile {
     for (int64_t key = 0; key < kPanel; key += kKeys) {
       const uint64_t wanted = range_bits(key, key + kKeys - 1);
       int64_t begin = rows, end = 0;
-      for (int64_t row = 0; row < rows; row += kRowBlock) {
-        if ((tile_.scores().mask_bits().any(row / kRowBlock, c) & wanted) == 0) continue;
+      for (int64_t row = 0; row < rows; row += kMaskRows) {
+        if ((tile_.scores().mask_bits().any(row / kMaskRows, c) & wanted) == 0) continue;
         begin = std::min(begin, row);
-        end = std::min<int64_t>(row + kRowBlock, rows);
+        end = std::min<int64_t>(row + kMaskRows, rows);
       }
       if (begin < end) add_keys(block.panel[c], c, key, kKeys, begin, end);
     }

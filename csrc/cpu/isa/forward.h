@@ -40,7 +40,7 @@ class ForwardTile {
       if (index != head_index) {
         head_index = index;
         tile_.begin_head(index / p_.key_heads, index % p_.key_heads);
-        values_.begin_head(index / p_.key_heads, index % p_.key_heads);
+        values_.begin_head(index / p_.key_heads, index % p_.key_heads, tile_.mask_bits().key_count());
       }
       tile_.begin_tile(tile_.key_head() * group + member, tile);
       run_tile();
@@ -58,7 +58,7 @@ class ForwardTile {
     while (tile_.next_block(block)) {
       tile_.multiply(block);
       if (p_.dropout) dropout_.fill(tile_, block);
-      for (int64_t r = 0; r < rows; r += kRowBlock) softmax_rows(block, r, std::min<int64_t>(r + kRowBlock, rows));
+      for (int64_t r = 0; r < rows; r += kMaskRows) softmax_rows(block, r, std::min<int64_t>(r + kMaskRows, rows));
       if (E::kPack > 1 && !round_at_once_) {
         to_operand_rows<E>(tile_.row(0), tile_.ld(), rows, block.count * kPanel, weights_.get(), tile_.ld());
       }
@@ -69,7 +69,7 @@ class ForwardTile {
 
   // Turns a few rows of scores into weights relative to the running maxima. Row by row would wait for each maximum.
   void softmax_rows(const PanelBlock& block, int64_t begin, int64_t end) {
-    Acc highest[kRowBlock];
+    Acc highest[kMaskRows];
     for (int64_t r = begin; r < end; ++r) highest[r - begin] = reduce_max<Acc>(tile_.finish_row(block, r));
     for (int64_t r = begin; r < end; ++r) {
       if (!(highest[r - begin] <= maximum_[r])) {  // also where the maximum is NaN
@@ -151,11 +151,11 @@ class ForwardTile {
     const int64_t rows = tile_.rows(), ld = tile_.ld(), vectors = out_ld_ / W;
     const Operand* values = values_.panel(block.panel[begin]);
     const Operand* weights = this->weights() + begin * panel_operands;
-    for (int64_t row = 0; row < rows; row += kRowBlock) {
+    for (int64_t row = 0; row < rows; row += kMaskRows) {
       for (int c = begin; c < end;) {
-        const VectorRange seen = tile_.visible_operands(block, row / kRowBlock, begin, end, c);
+        const VectorRange seen = tile_.visible_operands(block, row / kMaskRows, begin, end, c);
         if (seen.begin == seen.end) continue;
-        gemm<E, Lay::kRows>(std::min<int64_t>(kRowBlock, rows - row), vectors, seen.end - seen.begin,
+        gemm<E, Lay::kRows>(std::min<int64_t>(kMaskRows, rows - row), vectors, seen.end - seen.begin,
                             weights + row * ld + seen.begin, ld, values + seen.begin * values_.ld(), values_.ld(),
                             out_.get() + row * out_ld_, out_ld_, true);
       }

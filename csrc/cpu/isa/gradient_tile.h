@@ -98,10 +98,10 @@ class GradientTile {
                             values, kPanel, gradients_.get() + c * kPanel, ld, false);
         continue;
       }
-      for (int64_t row = 0; row < scores_.rows(); row += kRowBlock) {
-        const VectorRange range = scores_.visible(block, row / kRowBlock, c);
+      for (int64_t row = 0; row < scores_.rows(); row += kMaskRows) {
+        const VectorRange range = scores_.visible(block, row / kMaskRows, c);
         if (range.begin == range.end) continue;
-        gemm<E, Lay::kRows>(std::min<int64_t>(kRowBlock, scores_.rows() - row), range.end - range.begin,
+        gemm<E, Lay::kRows>(std::min<int64_t>(kMaskRows, scores_.rows() - row), range.end - range.begin,
                             values_.operands(), grad_out_operands_ + row * grad_out_ld_, grad_out_ld_, values + range.begin * W, kPanel,
                             gradients_.get() + row * ld + c * kPanel + range.begin * W, ld, false);
       }
@@ -143,7 +143,7 @@ class GradientTile {
   void clear_hidden(const PanelBlock& block, int64_t r) {
     for (int c = 0; c < block.count; ++c) {
       if (!block.masked[c]) continue;
-      const VectorRange range = scores_.visible(block, r / kRowBlock, c);
+      const VectorRange range = scores_.visible(block, r / kMaskRows, c);
       for (Acc* row : {weights(r) + c * kPanel, gradients(r) + c * kPanel}) {
         std::fill(row, row + range.begin * W, Acc(0));
         std::fill(row + range.end * W, row + kPanel, Acc(0));

@@ -10,6 +10,9 @@
 namespace seo_kernels::cpu {
 namespace {
 
+// Query rows that share what they skip of a panel: the union of what they see is computed.
+constexpr int64_t kMaskRows = 2 * kRowBlock;
+
 enum class PanelMask { kEmpty, kMasked, kFull };
 
 class MaskBits {
@@ -19,7 +22,7 @@ class MaskBits {
   explicit MaskBits(const AttentionParams& p)
       : p_(p),
         bits_(kMaxTileRows * kColumns),
-        any_(kMaxTileRows / kRowBlock * kColumns),
+        any_(kMaxTileRows / kMaskRows * kColumns),
         segment_low_(p.key_segments ? panels() : 0),
         segment_high_(p.key_segments ? panels() : 0) {}
 
@@ -64,9 +67,9 @@ class MaskBits {
 
     const uint64_t present = range_bits(0, key_count_ - key_begin - 1);
     uint64_t all_any = 0;
-    for (int64_t block = 0; block * kRowBlock < rows_; ++block) {
+    for (int64_t block = 0; block * kMaskRows < rows_; ++block) {
       uint64_t any = 0;
-      for (int64_t row = block * kRowBlock; row < std::min((block + 1) * kRowBlock, rows_); ++row) {
+      for (int64_t row = block * kMaskRows; row < std::min((block + 1) * kMaskRows, rows_); ++row) {
         uint64_t bits = present;
         if (partial) bits &= pattern_bits(*p_.pattern, head_, row_begin_ + row, key_begin, p_.query_offset);
         if (by_segment && bits) bits &= segment_bits(row, key_begin);
@@ -80,6 +83,8 @@ class MaskBits {
     return all_any ? PanelMask::kMasked : PanelMask::kEmpty;
   }
 
+  // Keys of this batch that are there at all.
+  int64_t key_count() const { return key_count_; }
   uint64_t row(int64_t r, int c) const { return bits_[r * kColumns + c]; }
   uint64_t any(int64_t row_block, int c) const { return any_[row_block * kColumns + c]; }
 

@@ -56,7 +56,6 @@ class PackedRows {
 
   PackedRows(const TensorView& view, int64_t length, int64_t width)
       : view_(view),
-        length_(length),
         width_(width),
         in_place_(readable_in_place<E>(view) && width % kLanes<Acc> == 0),
         ld_(in_place_ ? view.stride[2] : round_up(width, kLanes<Acc>)),
@@ -65,9 +64,11 @@ class PackedRows {
         packed_(panels_),
         wide_(E::kPack > 1 ? kPanel * ld_ : 0) {}
 
-  void begin_head(int64_t batch, int64_t head) {
+  // Rows from `length` on are not looked at, whatever they hold.
+  void begin_head(int64_t batch, int64_t head, int64_t length) {
     batch_ = batch;
     head_ = head;
+    length_ = length;
     std::fill(packed_.get(), packed_.get() + panels_, uint8_t{0});
   }
 
@@ -94,10 +95,10 @@ class PackedRows {
 
  private:
   const TensorView& view_;
-  int64_t length_, width_;
+  int64_t width_;
   bool in_place_;
   int64_t ld_, panels_;
-  int64_t batch_ = -1, head_ = -1;
+  int64_t length_ = 0, batch_ = -1, head_ = -1;
   Scratch<Operand> rows_;
   Scratch<uint8_t> packed_;
   Scratch<Acc> wide_;  // a panel before rounding

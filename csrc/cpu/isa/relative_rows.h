@@ -30,13 +30,13 @@ struct PaddedRow {
   // The reverse of pad: what was added to the copies belongs to the ends.
   template <class Acc>
   void fold(Acc* row) const {
-    Acc low = 0, high = 0;
-    for (int64_t n = 0; n < kPanel; ++n) {
-      low += row[n];
-      high += row[kPanel + entries + n];
+    Vec<Acc> low{}, high{};
+    for (int64_t n = 0; n < kPanel; n += kLanes<Acc>) {
+      low += load(row + n);
+      high += load(row + kPanel + entries + n);
     }
-    row[kPanel] += low;
-    row[kPanel + entries - 1] += high;
+    row[kPanel] += reduce_add<Acc>(low);
+    row[kPanel + entries - 1] += reduce_add<Acc>(high);
   }
 
   int64_t max_distance, entries, ld;
@@ -146,7 +146,7 @@ class RelativeSums {
         sums_(kMaxTileRows * layout_.ld),
         padded_table_(table ? round_up(layout_.entries, 2) * columns_ : 0),
         table_operands_(table ? table_rows_ * columns_ : 0),
-        row_operands_(table ? kMaxTileRows * layout_.ld : 0) {}
+        row_operands_(table && E::kPack > 1 ? kMaxTileRows * layout_.ld : 0) {}
 
   void begin_tile(int64_t rows) { std::fill(sums_.get(), sums_.get() + rows * layout_.ld, Acc(0)); }
 
@@ -171,17 +171,19 @@ class RelativeSums {
       Acc* sums = sums_.get() + r * layout_.ld + kPanel;
       if (inner > layout_.entries) sums[layout_.entries] = Acc(0);
     }
-    to_operand_rows<E>(sums_.get() + kPanel, layout_.ld, rows, inner, row_operands_.get(), layout_.ld);
-    gemm<E, Lay::kRows>(rows, columns_ / kLanes<Acc>, inner / E::kPack, row_operands_.get(), layout_.ld,
-                        table_operands_.get(), columns_, c, ldc, true);
+    const Operand* x =
+        operand_rows<E>(sums_.get() + kPanel, layout_.ld, rows, inner, row_operands_.get(), layout_.ld);
+    gemm<E, Lay::kRows>(rows, columns_ / kLanes<Acc>, inner / E::kPack, x, layout_.ld, table_operands_.get(), columns_,
+                        c, ldc, true);
   }
 
   // table_gradient (2R+1, columns) += sums^T (2R+1, rows) x, with x (rows, columns) as operands down columns.
   void multiply_rows(const Operand* x, int64_t ldx, int64_t rows, Acc* table_gradient) {
-    to_operand_columns<E>(sums_.get() + kPanel, layout_.ld, rows, round_up(layout_.entries, kLanes<Acc>),
-                          row_operands_.get(), layout_.ld);
-    gemm<E, Lay::kColumns>(layout_.entries, columns_ / kLanes<Acc>, (rows + E::kPack - 1) / E::kPack,
-                           row_operands_.get(), layout_.ld, x, ldx, table_gradient, columns_, true);
+    const Operand* sums =
+        operand_columns<E>(sums_.get() + kPanel, layout_.ld, rows, round_up(layout_.entries, kLanes<Acc>),
+                           row_operands_.get(), layout_.ld);
+    gemm<E, Lay::kColumns>(layout_.entries, columns_ / kLanes<Acc>, (rows + E::kPack - 1) / E::kPack, sums, layout_.ld,
+                           x, ldx, table_gradient, columns_, true);
   }
 
   const PaddedRow& layout() const { return layout_; }

@@ -17,7 +17,7 @@ namespace {
 
 constexpr int kMaxBlockPanels = 4;
 constexpr int64_t kFewRows = 4;  // a decoding step: keys are read once, so nothing is packed
-constexpr int64_t kRowBlocks = kMaxTileRows / kRowBlock;
+constexpr int64_t kRowBlocks = kMaxTileRows / kMaskRows;
 
 // A few key panels that are worked on at once, not necessarily neighbours.
 struct PanelBlock {
@@ -128,10 +128,10 @@ class ScoreTile {
                             scores_.get() + c * kPanel, ld_, false);
         continue;
       }
-      for (int64_t row = 0; row < rows_; row += kRowBlock) {
-        const VectorRange range = visible(block, row / kRowBlock, c);
+      for (int64_t row = 0; row < rows_; row += kMaskRows) {
+        const VectorRange range = visible(block, row / kMaskRows, c);
         if (range.begin == range.end) continue;
-        gemm<E, Lay::kRows>(std::min<int64_t>(kRowBlock, rows_ - row), range.end - range.begin, keys_.operands(),
+        gemm<E, Lay::kRows>(std::min<int64_t>(kMaskRows, rows_ - row), range.end - range.begin, keys_.operands(),
                             queries_ + row * query_ld_, query_ld_, keys + range.begin * W, kPanel,
                             scores_.get() + row * ld_ + c * kPanel + range.begin * W, ld_, false);
       }
@@ -164,7 +164,7 @@ class ScoreTile {
   // Calls f(begin, end) for each stretch of columns that may hold a visible score of the row.
   template <class F>
   inline __attribute__((always_inline)) void for_each_span(int64_t row, F f) const {
-    const Spans& spans = spans_[row / kRowBlock];
+    const Spans& spans = spans_[row / kMaskRows];
     for (int n = 0; n < spans.count; ++n) f(spans.span[n].begin, spans.span[n].end);
   }
 
@@ -172,7 +172,7 @@ class ScoreTile {
   template <class F>
   inline __attribute__((always_inline)) void for_each_vector(const PanelBlock& block, int64_t row, F f) const {
     for (int c = 0; c < block.count; ++c) {
-      const VectorRange range = visible(block, row / kRowBlock, c);
+      const VectorRange range = visible(block, row / kMaskRows, c);
       for (int v = range.begin; v < range.end; ++v) f(c, c * kPanel + v * W);
     }
   }
@@ -230,7 +230,7 @@ class ScoreTile {
   };
 
   void find_spans(const PanelBlock& block) {
-    for (int64_t row_block = 0; row_block * kRowBlock < rows_; ++row_block) {
+    for (int64_t row_block = 0; row_block * kMaskRows < rows_; ++row_block) {
       Spans& spans = spans_[row_block];
       spans.count = 0;
       for (int c = 0; c < block.count; ++c) {
@@ -249,7 +249,7 @@ class ScoreTile {
 
   void hide(const PanelBlock& block, int64_t row, int c) {
     constexpr uint64_t all = W == 64 ? ~uint64_t{0} : (uint64_t{1} << W) - 1;
-    const VectorRange range = visible(block, row / kRowBlock, c);
+    const VectorRange range = visible(block, row / kMaskRows, c);
     const uint64_t bits = mask_bits_.row(row, c);
     Acc* s = this->row(row) + c * kPanel;
     for (int v = range.begin; v < range.end; ++v) {
@@ -260,7 +260,7 @@ class ScoreTile {
 
   void modify_row(const PanelBlock& block, int64_t row, int c) {
     Acc* s = scores_.get() + row * ld_ + c * kPanel;
-    const VectorRange range = visible(block, row / kRowBlock, c);
+    const VectorRange range = visible(block, row / kMaskRows, c);
     const int64_t distance_begin = distance(row, block.panel[c]);
     const Acc* relative = p_.relative_key ? relative_key_.window(row, distance_begin) : nullptr;
     const Acc* bias = p_.relative_bias ? bias_.window(distance_begin) : nullptr;
