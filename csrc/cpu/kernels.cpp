@@ -28,10 +28,8 @@ bool has_avx512() { return false; }
 bool has_avx512_bf16() { return false; }
 #endif
 
-constexpr std::array<Capability, 4> kCapabilities{{{"avx512_bf16", has_avx512_bf16},
-                                                   {"avx512", has_avx512},
-                                                   {"avx2", has_avx2},
-                                                   {"portable", [] { return true; }}}};
+constexpr std::array<Capability, 4> kCapabilities{
+    {{"avx512_bf16", has_avx512_bf16}, {"avx512", has_avx512}, {"avx2", has_avx2}, {"portable", [] { return true; }}}};
 
 std::string library_folder() {
   Dl_info info;

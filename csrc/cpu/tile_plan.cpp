@@ -27,11 +27,10 @@ void check_layout(const PatternStep& step, const PatternKey& key, int64_t layout
   const int64_t query_blocks = (key.query_length + step.a - 1) / step.a;
   const int64_t key_blocks = (key.key_length + step.a - 1) / step.a;
   if (step.c != query_blocks || step.d != key_blocks) {
-    throw std::invalid_argument("pattern: layout has (" + std::to_string(step.c) + ", " + std::to_string(step.d) +
-                                ") blocks of " + std::to_string(step.a) + ", expected (" +
-                                std::to_string(query_blocks) + ", " + std::to_string(key_blocks) +
-                                ") for query length " + std::to_string(key.query_length) + " and key length " +
-                                std::to_string(key.key_length));
+    throw std::invalid_argument(
+        "pattern: layout has (" + std::to_string(step.c) + ", " + std::to_string(step.d) + ") blocks of " +
+        std::to_string(step.a) + ", expected (" + std::to_string(query_blocks) + ", " + std::to_string(key_blocks) +
+        ") for query length " + std::to_string(key.query_length) + " and key length " + std::to_string(key.key_length));
   }
   if (step.b != 1 && step.b != key.heads) {
     throw std::invalid_argument("pattern: layout has " + std::to_string(step.b) + " heads, expected 1 or " +
@@ -40,8 +39,7 @@ void check_layout(const PatternStep& step, const PatternKey& key, int64_t layout
   if (step.e + step.b * step.c * step.d > layout_size) malformed(key.text, "layout tensor too short");
 }
 
-PatternStep read_step(const std::string& name, std::istringstream& words, const PatternKey& key,
-                      int64_t layout_size) {
+PatternStep read_step(const std::string& name, std::istringstream& words, const PatternKey& key, int64_t layout_size) {
   const std::string& text = key.text;
   PatternStep step{};
   if (name == "dense") {

@@ -10,9 +10,9 @@
 
 namespace seo_kernels::cpu {
 
-constexpr int64_t kPanel = 64;          // keys per panel: one word of mask bits
-constexpr int64_t kMaxTileRows = 96;    // query rows per tile
-constexpr int64_t kTileRowStep = 12;    // tile rows are a multiple of this (but for the last tile)
+constexpr int64_t kPanel = 64;        // keys per panel: one word of mask bits
+constexpr int64_t kMaxTileRows = 96;  // query rows per tile
+constexpr int64_t kTileRowStep = 12;  // tile rows are a multiple of this (but for the last tile)
 
 // Panels [begin, end), all of them full or all of them in need of a mask.
 struct PanelRun {
@@ -21,16 +21,16 @@ struct PanelRun {
 };
 
 struct TilePlan {
-  int64_t tile_rows, tiles, heads;    // heads: 1 when all heads are alike
-  std::vector<int64_t> offsets;       // (heads * tiles + 1) into runs
+  int64_t tile_rows, tiles, heads;  // heads: 1 when all heads are alike
+  std::vector<int64_t> offsets;     // (heads * tiles + 1) into runs
   std::vector<PanelRun> runs;
-  std::vector<int64_t> panels;        // (heads * tiles): panels visited
+  std::vector<int64_t> panels;  // (heads * tiles): panels visited
 
   int64_t index(int64_t head, int64_t tile) const { return (heads == 1 ? 0 : head) * tiles + tile; }
 };
 
 struct PatternKey {
-  std::string text;               // the pattern's postfix program, layout hash included
+  std::string text;  // the pattern's postfix program, layout hash included
   int64_t heads, query_length, key_length, query_offset;
 
   bool operator==(const PatternKey&) const = default;

@@ -1,5 +1,6 @@
 // Functions marked so compile for the host and, under nvcc, for the device.
-// `static` gives them internal linkage: a shared inline one compiled for AVX-512 could become the linker's copy for all.
+// `static` gives them internal linkage: a shared inline one compiled for AVX-512 could become the linker's copy for
+// all.
 #pragma once
 
 #ifdef __CUDACC__

@@ -52,13 +52,13 @@ SK_HOST_DEVICE uint64_t comb_bits(int64_t first, int64_t step) {
 }
 
 SK_HOST_DEVICE bool block_visible(const PatternProgram& program, const PatternStep& step, int64_t head,
-                                         int64_t query_block, int64_t key_block) {
+                                  int64_t query_block, int64_t key_block) {
   const int64_t layout_head = step.b == 1 ? 0 : head;
   return program.layout[step.e + (layout_head * step.c + query_block) * step.d + key_block] != 0;
 }
 
-SK_HOST_DEVICE uint64_t leaf_bits(const PatternProgram& program, const PatternStep& step, int64_t head,
-                                         int64_t query, int64_t key_begin, int64_t query_offset) {
+SK_HOST_DEVICE uint64_t leaf_bits(const PatternProgram& program, const PatternStep& step, int64_t head, int64_t query,
+                                  int64_t key_begin, int64_t query_offset) {
   const int64_t center = query + query_offset - key_begin;  // the query's position, counted from key_begin
   switch (step.op) {
     case PatternOp::kCausal:
@@ -95,8 +95,8 @@ SK_HOST_DEVICE uint64_t leaf_bits(const PatternProgram& program, const PatternSt
 }
 
 // Bit n: query `query` of head `head` sees key `key_begin + n`.
-SK_HOST_DEVICE uint64_t pattern_bits(const PatternProgram& program, int64_t head, int64_t query,
-                                            int64_t key_begin, int64_t query_offset) {
+SK_HOST_DEVICE uint64_t pattern_bits(const PatternProgram& program, int64_t head, int64_t query, int64_t key_begin,
+                                     int64_t query_offset) {
   if (program.count == 1) return leaf_bits(program, program.steps[0], head, query, key_begin, query_offset);
   uint64_t stack[kMaxPatternSteps];
   int top = 0;
@@ -132,8 +132,8 @@ SK_HOST_DEVICE Cover cover_and(Cover x, Cover y) { return x < y ? x : y; }
 SK_HOST_DEVICE Cover cover_or(Cover x, Cover y) { return x > y ? x : y; }
 
 SK_HOST_DEVICE Cover leaf_cover(const PatternProgram& program, const PatternStep& step, int64_t head,
-                                       int64_t query_begin, int64_t query_end, int64_t key_begin, int64_t key_end,
-                                       int64_t query_offset) {
+                                int64_t query_begin, int64_t query_end, int64_t key_begin, int64_t key_end,
+                                int64_t query_offset) {
   const int64_t lo = key_begin - (query_end - 1 + query_offset);
   const int64_t hi = key_end - 1 - (query_begin + query_offset);
   switch (step.op) {
@@ -174,9 +174,8 @@ SK_HOST_DEVICE Cover leaf_cover(const PatternProgram& program, const PatternStep
 }
 
 // Conservative: kEmpty and kFull are certain, kPartial may still turn out to be either.
-SK_HOST_DEVICE Cover pattern_cover(const PatternProgram& program, int64_t head, int64_t query_begin,
-                                          int64_t query_end, int64_t key_begin, int64_t key_end,
-                                          int64_t query_offset) {
+SK_HOST_DEVICE Cover pattern_cover(const PatternProgram& program, int64_t head, int64_t query_begin, int64_t query_end,
+                                   int64_t key_begin, int64_t key_end, int64_t query_offset) {
   Cover stack[kMaxPatternSteps];
   int top = 0;
   for (int32_t s = 0; s < program.count; ++s) {
@@ -188,8 +187,7 @@ SK_HOST_DEVICE Cover pattern_cover(const PatternProgram& program, int64_t head, 
       --top;
       stack[top - 1] = cover_or(stack[top - 1], stack[top]);
     } else {
-      stack[top++] =
-          leaf_cover(program, step, head, query_begin, query_end, key_begin, key_end, query_offset);
+      stack[top++] = leaf_cover(program, step, head, query_begin, query_end, key_begin, key_end, query_offset);
     }
   }
   return stack[0];

@@ -52,14 +52,16 @@ void for_each_slot(int64_t slots, F f) {
   });
 }
 
-std::tuple<Tensor, Tensor> attention_forward(
-    Tensor query, Tensor key, Tensor value, std::string pattern, OptionalTensor layout, OptionalTensor relative_key,
-    OptionalTensor relative_value, OptionalTensor relative_bias, OptionalTensor slopes, OptionalTensor mask,
-    OptionalTensor key_lengths, OptionalTensor query_segments, OptionalTensor key_segments, OptionalTensor sinks,
-    OptionalTensor seed, double dropout_p, double scale, double softcap, int64_t query_offset) {
-  AttentionArguments a{query,       key,            value,        pattern, layout, relative_key, relative_value,
-                       relative_bias, slopes,       mask,         key_lengths, query_segments, key_segments, sinks,
-                       seed,        dropout_p,      scale,        softcap, query_offset};
+std::tuple<Tensor, Tensor> attention_forward(Tensor query, Tensor key, Tensor value, std::string pattern,
+                                             OptionalTensor layout, OptionalTensor relative_key,
+                                             OptionalTensor relative_value, OptionalTensor relative_bias,
+                                             OptionalTensor slopes, OptionalTensor mask, OptionalTensor key_lengths,
+                                             OptionalTensor query_segments, OptionalTensor key_segments,
+                                             OptionalTensor sinks, OptionalTensor seed, double dropout_p, double scale,
+                                             double softcap, int64_t query_offset) {
+  AttentionArguments a{query,         key,       value, pattern,     layout,         relative_key, relative_value,
+                       relative_bias, slopes,    mask,  key_lengths, query_segments, key_segments, sinks,
+                       seed,          dropout_p, scale, softcap,     query_offset};
   cpu::AttentionForwardParams p{};
   a.prepare(p);
   Tensor out = make(query, {p.batch, p.query_heads, p.query_length, p.value_dim}, query.scalar_type(), false);
@@ -68,8 +70,7 @@ std::tuple<Tensor, Tensor> attention_forward(
     p.out = view_of(out, "out");
     p.lse = lse.data_ptr();
     const auto ranges = divide(p);
-    for_each_slot(static_cast<int64_t>(ranges.size()),
-                  [&](int64_t slot) { cpu::kernels().forward(p, ranges[slot]); });
+    for_each_slot(static_cast<int64_t>(ranges.size()), [&](int64_t slot) { cpu::kernels().forward(p, ranges[slot]); });
   }
   return {out, lse};
 }
@@ -206,15 +207,16 @@ class Backward {
 
 using NineTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-NineTensors attention_backward(
-    OptionalTensor grad_out, OptionalTensor grad_lse, Tensor query, Tensor key, Tensor value, Tensor out, Tensor lse,
-    std::string pattern, OptionalTensor layout, OptionalTensor relative_key, OptionalTensor relative_value,
-    OptionalTensor relative_bias, OptionalTensor slopes, OptionalTensor mask, OptionalTensor key_lengths,
-    OptionalTensor query_segments, OptionalTensor key_segments, OptionalTensor sinks, OptionalTensor seed,
-    double dropout_p, double scale, double softcap, int64_t query_offset, std::vector<bool> wanted) {
-  AttentionArguments a{query,       key,            value,        pattern, layout, relative_key, relative_value,
-                       relative_bias, slopes,       mask,         key_lengths, query_segments, key_segments, sinks,
-                       seed,        dropout_p,      scale,        softcap, query_offset};
+NineTensors attention_backward(OptionalTensor grad_out, OptionalTensor grad_lse, Tensor query, Tensor key, Tensor value,
+                               Tensor out, Tensor lse, std::string pattern, OptionalTensor layout,
+                               OptionalTensor relative_key, OptionalTensor relative_value, OptionalTensor relative_bias,
+                               OptionalTensor slopes, OptionalTensor mask, OptionalTensor key_lengths,
+                               OptionalTensor query_segments, OptionalTensor key_segments, OptionalTensor sinks,
+                               OptionalTensor seed, double dropout_p, double scale, double softcap,
+                               int64_t query_offset, std::vector<bool> wanted) {
+  AttentionArguments a{query,         key,       value, pattern,     layout,         relative_key, relative_value,
+                       relative_bias, slopes,    mask,  key_lengths, query_segments, key_segments, sinks,
+                       seed,          dropout_p, scale, softcap,     query_offset};
   if (wanted.size() != kGradients) {
     throw std::invalid_argument("wanted has " + std::to_string(wanted.size()) + " entries, expected 9");
   }

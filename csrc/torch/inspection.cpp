@@ -19,8 +19,8 @@ Tensor attention_plan(std::string pattern, OptionalTensor layout, int64_t heads,
   const cpu::TilePlan& plan = planned->plan;
   const int64_t rows = static_cast<int64_t>(plan.runs.size());
   const std::vector<int64_t> shape{rows, kPlanColumns};
-  Tensor table = torch::stable::empty(torch::headeronly::IntHeaderOnlyArrayRef(shape.data(), shape.size()),
-                                      ScalarType::Long);
+  Tensor table =
+      torch::stable::empty(torch::headeronly::IntHeaderOnlyArrayRef(shape.data(), shape.size()), ScalarType::Long);
   int64_t* to = static_cast<int64_t*>(table.data_ptr());
   for (int64_t head = 0; head < plan.heads; ++head) {
     for (int64_t tile = 0; tile < plan.tiles; ++tile) {

@@ -128,6 +128,7 @@ def _train(trainer: "Trainer", checkpoint: Path) -> bool:
 
 def _measure(trainer: "Trainer", corpus: "Corpus", output: Path) -> dict[str, Any]:
     """Everything that is reported about a trained model; writes the pictures."""
+    import seo_kernels as sk
     from seo_kernels.demo import evaluate, pictures
     from seo_kernels.demo.generate import generate
     from seo_kernels.demo.throughput import compare
@@ -163,6 +164,7 @@ def _measure(trainer: "Trainer", corpus: "Corpus", output: Path) -> dict[str, An
         "ratio": throughput.ratio,
         "gradient_difference": throughput.gradient_difference,
         "training_seconds": trainer.seconds,
+        "info": sk.info(),
         "history": trainer.history,
         "prompt": prompt.decode(errors="replace"),
         "sample": sample.decode(errors="replace"),

@@ -12,7 +12,7 @@ from seo_kernels.demo.train import to_tokens
 from seo_kernels.relative import RelativePosition
 
 MAP_LENGTH = 192  # bytes; a head dim of the value, so at most 256
-SMOOTHING = 0.05  # share of the newest step in the drawn mean
+SMOOTHED_STEPS = 20
 
 
 def require_matplotlib() -> Any:
@@ -29,9 +29,8 @@ def require_matplotlib() -> Any:
 def draw_loss(path: Path, history: list[float], held_out: float, unigram: float, zlib: float) -> None:
     """Bits per byte over the steps, beside what unigram frequencies and zlib need on the held-out text."""
     plt = require_matplotlib()
-    smooth = [history[0]]
-    for value in history[1:]:
-        smooth.append(smooth[-1] + SMOOTHING * (value - smooth[-1]))
+    recent = [history[max(0, step - SMOOTHED_STEPS) : step] for step in range(1, len(history) + 1)]
+    smooth = [sum(values) / len(values) for values in recent]
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     steps = range(1, len(history) + 1)
     axes.plot(steps, history, color="tab:blue", alpha=0.25, linewidth=0.8, label="training batches")
@@ -46,33 +45,28 @@ def draw_loss(path: Path, history: list[float], held_out: float, unigram: float,
 
 
 def draw_attention(path: Path, model: ByteModel, text: bytes, attend: Attend) -> None:
-    """A map per layer and head over the first bytes of ``text``, and the relative biases by distance."""
+    """A map per layer and head over the first bytes of ``text``, and their mean attention by distance."""
     plt = require_matplotlib()
-    maps, biases = attention_maps(model, text[:MAP_LENGTH], attend)
-    layers, heads = len(maps), model.config.heads
+    maps = attention_maps(model, text[:MAP_LENGTH], attend)
+    layers, heads, length = len(maps), model.config.heads, maps[0].shape[-1]
     figure, axes = plt.subplots(
         layers, heads + 1, figsize=(2.3 * (heads + 1), 2.3 * layers), layout="constrained", squeeze=False
     )
-    distances = range(-model.config.window, 1)
+    distances = range(min(model.config.window + 1, length))
     for layer, probabilities in enumerate(maps):
         for head in range(heads):
             panel = axes[layer][head]
-            panel.imshow(
-                probabilities[head].sqrt().numpy(), cmap="magma", vmin=0, vmax=1, interpolation="nearest"
-            )
+            image = probabilities[head].sqrt().numpy()
+            panel.imshow(image, cmap="magma", vmin=0, vmax=1, interpolation="nearest")
             panel.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=8)
             panel.tick_params(labelsize=6)
+            means = [float(probabilities[head].diagonal(-distance).mean()) for distance in distances]
+            axes[layer][heads].plot(distances, means, linewidth=0.8, label=f"head {head + 1}")
         panel = axes[layer][heads]
-        for head in range(heads):
-            panel.plot(
-                distances,
-                biases[layer][head, : len(distances)].numpy(),
-                linewidth=0.8,
-                label=f"head {head + 1}",
-            )
-        panel.set_title("relative bias by distance", fontsize=8)
+        panel.set(yscale="log", ylim=(1e-4, 1))
+        panel.set_title("attention by bytes back", fontsize=8)
         panel.tick_params(labelsize=6)
-    axes[-1][heads].legend(fontsize=6)
+    axes[-1][heads].legend(fontsize=5)
     axes[-1][0].set_xlabel("key byte", fontsize=7)
     axes[-1][0].set_ylabel("query byte", fontsize=7)
     figure.suptitle("where the heads look (square root of the attention probability)", fontsize=10)
@@ -81,22 +75,19 @@ def draw_attention(path: Path, model: ByteModel, text: bytes, attend: Attend) ->
 
 
 @torch.no_grad()
-def attention_maps(model: ByteModel, text: bytes, attend: Attend) -> tuple[list[Tensor], list[Tensor]]:
-    """Of every layer the attention probabilities (H, T, T), T = len(text) at most 256, and the relative bias.
+def attention_maps(model: ByteModel, text: bytes, attend: Attend) -> list[Tensor]:
+    """The attention probabilities of every layer, (H, T, T) each; T = len(text) is at most 256.
 
     They come out of the kernel itself: with the identity as value, the output is the matrix of probabilities.
     """
     maps: list[Tensor] = []
-    biases: list[Tensor] = []
 
     def recording(
         query: Tensor, key: Tensor, value: Tensor, relative: RelativePosition, window: int
     ) -> Tensor:
         identity = torch.eye(key.shape[2], dtype=key.dtype).expand(*key.shape[:2], -1, -1)
         maps.append(attend(query, key, identity, relative, window)[0])
-        assert relative.bias is not None
-        biases.append(relative.bias.detach())
         return attend(query, key, value, relative, window)
 
     model(to_tokens(text)[None], recording)
-    return maps, biases
+    return maps

@@ -13,9 +13,8 @@ TEXT = b"the quick brown fox jumps over the lazy dog"
 
 
 def test_attention_maps_are_probabilities_inside_the_window() -> None:
-    maps, biases = attention_maps(ByteModel(CONFIG), TEXT, fused)
+    maps = attention_maps(ByteModel(CONFIG), TEXT, fused)
     assert [tuple(entry.shape) for entry in maps] == [(2, len(TEXT), len(TEXT))] * CONFIG.layers
-    assert [tuple(entry.shape) for entry in biases] == [(2, 2 * CONFIG.window + 1)] * CONFIG.layers
     row, column = torch.meshgrid(torch.arange(len(TEXT)), torch.arange(len(TEXT)), indexing="ij")
     visible = (column <= row) & (column >= row - CONFIG.window)
     for entry in maps:

@@ -39,8 +39,8 @@ void attention_backward(const AttentionBackwardParams& p, UnitRange units, int64
   with_engine(p.dtype, [&](auto engine) { BackwardTile<decltype(engine)>(p, slot).run(units); });
 }
 
-void attention_combine(const AttentionBackwardParams& p, const UnitRange* slots, int64_t slot_count,
-                       int64_t head_begin, int64_t head_end) {
+void attention_combine(const AttentionBackwardParams& p, const UnitRange* slots, int64_t slot_count, int64_t head_begin,
+                       int64_t head_end) {
   const auto combine = [&](auto zero) {
     using Acc = decltype(zero);
     if (p.grad_key) {

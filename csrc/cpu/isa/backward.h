@@ -259,16 +259,22 @@ class BackwardTile {
   }
 
   const Operand* gradient_rows() {
-    if constexpr (E::kPack > 1) return gradient_rows_.get();
-    else return tile_.gradients(0);
+    if constexpr (E::kPack > 1)
+      return gradient_rows_.get();
+    else
+      return tile_.gradients(0);
   }
   const Operand* gradient_columns() {
-    if constexpr (E::kPack > 1) return gradient_columns_.get();
-    else return tile_.gradients(0);
+    if constexpr (E::kPack > 1)
+      return gradient_columns_.get();
+    else
+      return tile_.gradients(0);
   }
   const Operand* weight_columns() {
-    if constexpr (E::kPack > 1) return weight_columns_.get();
-    else return tile_.weights(0);
+    if constexpr (E::kPack > 1)
+      return weight_columns_.get();
+    else
+      return tile_.weights(0);
   }
 
   // dQ += dS K
@@ -315,15 +321,13 @@ class BackwardTile {
     const int64_t at = first * ld() + c * kPanel + key;
     if (p_.grad_value) {
       const int64_t width = value_sums_.ld();
-      gemm<E, Lay::kColumns>(count, width / W, inner, weight_columns() + at, ld(),
-                             grad_out_ + first * grad_out_ld_, grad_out_ld_, value_sums_.panel(panel) + key * width,
-                             width, true);
+      gemm<E, Lay::kColumns>(count, width / W, inner, weight_columns() + at, ld(), grad_out_ + first * grad_out_ld_,
+                             grad_out_ld_, value_sums_.panel(panel) + key * width, width, true);
     }
     if (p_.grad_key) {
       const int64_t width = key_sums_.ld();
-      gemm<E, Lay::kColumns>(count, width / W, inner, gradient_columns() + at, ld(),
-                             queries_ + first * query_ld_, query_ld_, key_sums_.panel(panel) + key * width, width,
-                             true);
+      gemm<E, Lay::kColumns>(count, width / W, inner, gradient_columns() + at, ld(), queries_ + first * query_ld_,
+                             query_ld_, key_sums_.panel(panel) + key * width, width, true);
     }
   }
 
@@ -339,7 +343,8 @@ class BackwardTile {
       relative_value_.add(grad_out_, grad_out_ld_, rows);
     }
     if (p_.grad_query) {
-      store_rows(p_.grad_query, scores.batch(), head, scores.row_begin(), rows, p_.dim, grad_query_.get(), query_width_);
+      store_rows(p_.grad_query, scores.batch(), head, scores.row_begin(), rows, p_.dim, grad_query_.get(),
+                 query_width_);
     }
     if (p_.grad_relative_bias) {
       bias_layout_.fold(bias_sums_.get());

@@ -8,8 +8,8 @@ namespace seo_kernels::cpu {
 
 void attention_forward(const AttentionForwardParams& p, UnitRange units);
 void attention_backward(const AttentionBackwardParams& p, UnitRange units, int64_t slot);
-void attention_combine(const AttentionBackwardParams& p, const UnitRange* slots, int64_t slot_count,
-                       int64_t head_begin, int64_t head_end);
+void attention_combine(const AttentionBackwardParams& p, const UnitRange* slots, int64_t slot_count, int64_t head_begin,
+                       int64_t head_end);
 void attention_mask_gradient(const AttentionMaskGradientParams& p, int64_t begin, int64_t end);
 double fma_peak(DType dtype, int64_t milliseconds);
 

@@ -168,8 +168,8 @@ class ForwardTile {
       weight_sums_.fold(rows);
       weight_sums_.multiply_table(tile_.head(), rows, out_.get(), out_ld_);
     }
-    Acc* lse = static_cast<Acc*>(p_.lse) +
-               (tile_.batch() * p_.query_heads + tile_.head()) * p_.query_length + tile_.row_begin();
+    Acc* lse = static_cast<Acc*>(p_.lse) + (tile_.batch() * p_.query_heads + tile_.head()) * p_.query_length +
+               tile_.row_begin();
     for (int64_t r = 0; r < rows; ++r) {
       Acc total = reduce_add<Acc>(total_[r]);
       if (p_.sinks) total = add_sink(r, total);
@@ -202,8 +202,8 @@ class ForwardTile {
   bool round_at_once_;
   Scratch<Operand> weights_;
   int64_t out_ld_;
-  Scratch<Acc> out_;  // (rows, value_dim), not yet normalised
-  Acc maximum_[kMaxTileRows];  // log2 domain
+  Scratch<Acc> out_;              // (rows, value_dim), not yet normalised
+  Acc maximum_[kMaxTileRows];     // log2 domain
   Vec<Acc> total_[kMaxTileRows];  // lane by lane
 };
 

@@ -54,8 +54,8 @@ enum class Lay { kRows, kColumns };
 
 template <class E, Lay L, int MR, int NV>
 inline __attribute__((always_inline)) void micro_kernel(int64_t inner, const typename E::Operand* a, int64_t lda,
-                                                        const typename E::Operand* b, int64_t ldb,
-                                                        typename E::Acc* c, int64_t ldc, bool accumulate) {
+                                                        const typename E::Operand* b, int64_t ldb, typename E::Acc* c,
+                                                        int64_t ldc, bool accumulate) {
   using Acc = typename E::Acc;
   using Operand = typename E::Operand;
   constexpr int W = kLanes<Acc>;

@@ -46,7 +46,8 @@ class GradientTile {
     const Acc* grad_lse = p_.grad_lse ? static_cast<const Acc*>(p_.grad_lse) + at : nullptr;
     for (int64_t r = 0; r < rows; ++r) {
       Vec<Acc> products{};
-      for (int64_t n = 0; n < out_.padded_width(); n += W) products += load(grad_out_.row(r) + n) * load(out_.row(r) + n);
+      for (int64_t n = 0; n < out_.padded_width(); n += W)
+        products += load(grad_out_.row(r) + n) * load(out_.row(r) + n);
       const Acc sum = reduce_add<Acc>(products);
       delta_[r] = grad_lse ? sum - grad_lse[r] : sum;
       // A row that sees nothing has lse = -inf: +inf instead makes each of its weights 2^-inf = 0.
@@ -94,15 +95,16 @@ class GradientTile {
     for (int c = 0; c < block.count; ++c) {
       const Operand* values = values_.panel(block.panel[c]);
       if (!block.masked[c]) {
-        gemm<E, Lay::kRows>(scores_.rows(), kPanel / W, values_.operands(), grad_out_operands_, grad_out_ld_,
-                            values, kPanel, gradients_.get() + c * kPanel, ld, false);
+        gemm<E, Lay::kRows>(scores_.rows(), kPanel / W, values_.operands(), grad_out_operands_, grad_out_ld_, values,
+                            kPanel, gradients_.get() + c * kPanel, ld, false);
         continue;
       }
       for (int64_t row = 0; row < scores_.rows(); row += kMaskRows) {
         const VectorRange range = scores_.visible(block, row / kMaskRows, c);
         if (range.begin == range.end) continue;
         gemm<E, Lay::kRows>(std::min<int64_t>(kMaskRows, scores_.rows() - row), range.end - range.begin,
-                            values_.operands(), grad_out_operands_ + row * grad_out_ld_, grad_out_ld_, values + range.begin * W, kPanel,
+                            values_.operands(), grad_out_operands_ + row * grad_out_ld_, grad_out_ld_,
+                            values + range.begin * W, kPanel,
                             gradients_.get() + row * ld + c * kPanel + range.begin * W, ld, false);
       }
     }

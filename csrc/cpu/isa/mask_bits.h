@@ -129,8 +129,8 @@ class MaskBits {
   }
 
   const AttentionParams& p_;
-  Scratch<uint64_t> bits_;  // (row, column)
-  Scratch<uint64_t> any_;   // (row block, column): the union of its rows
+  Scratch<uint64_t> bits_;                       // (row, column)
+  Scratch<uint64_t> any_;                        // (row block, column): the union of its rows
   Scratch<int64_t> segment_low_, segment_high_;  // per key panel of this batch
   int64_t batch_ = -1, head_ = 0, row_begin_ = 0, rows_ = 0, key_count_ = 0;
   int64_t query_low_ = 0, query_high_ = 0;

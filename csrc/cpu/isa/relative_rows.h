@@ -61,8 +61,7 @@ class RelativeProduct {
         products_(kMaxTileRows * layout_.ld) {}
 
   void begin_head(int64_t head) {
-    const Acc* source =
-        static_cast<const Acc*>(table_.data) + (table_.per_head ? head * layout_.entries * width_ : 0);
+    const Acc* source = static_cast<const Acc*>(table_.data) + (table_.per_head ? head * layout_.entries * width_ : 0);
     if (source == current_) return;
     current_ = source;
     const int64_t wide_ld = operands_ * E::kPack;
@@ -84,8 +83,8 @@ class RelativeProduct {
     for (int64_t panel = begin; panel < end; ++panel) {
       const int64_t columns = std::min(kPanel, layout_.entries - panel * kPanel);
       gemm<E, Lay::kRows>(rows, (columns + kLanes<Acc> - 1) / kLanes<Acc>, (width_ + E::kPack - 1) / E::kPack, x, ld,
-                          packed_.get() + panel * operands_ * kPanel, kPanel,
-                          products_.get() + kPanel + panel * kPanel, layout_.ld, false);
+                          packed_.get() + panel * operands_ * kPanel, kPanel, products_.get() + kPanel + panel * kPanel,
+                          layout_.ld, false);
     }
     for (int64_t r = 0; r < rows; ++r) layout_.pad(products_.get() + r * layout_.ld);
   }
@@ -150,9 +149,7 @@ class RelativeSums {
 
   void begin_tile(int64_t rows) { std::fill(sums_.get(), sums_.get() + rows * layout_.ld, Acc(0)); }
 
-  Acc* window(int64_t row, int64_t distance) {
-    return sums_.get() + row * layout_.ld + layout_.window(distance);
-  }
+  Acc* window(int64_t row, int64_t distance) { return sums_.get() + row * layout_.ld + layout_.window(distance); }
 
   void rescale_row(int64_t row, Acc factor) {
     Acc* sums = sums_.get() + row * layout_.ld;
@@ -171,17 +168,15 @@ class RelativeSums {
       Acc* sums = sums_.get() + r * layout_.ld + kPanel;
       if (inner > layout_.entries) sums[layout_.entries] = Acc(0);
     }
-    const Operand* x =
-        operand_rows<E>(sums_.get() + kPanel, layout_.ld, rows, inner, row_operands_.get(), layout_.ld);
+    const Operand* x = operand_rows<E>(sums_.get() + kPanel, layout_.ld, rows, inner, row_operands_.get(), layout_.ld);
     gemm<E, Lay::kRows>(rows, columns_ / kLanes<Acc>, inner / E::kPack, x, layout_.ld, table_operands_.get(), columns_,
                         c, ldc, true);
   }
 
   // table_gradient (2R+1, columns) += sums^T (2R+1, rows) x, with x (rows, columns) as operands down columns.
   void multiply_rows(const Operand* x, int64_t ldx, int64_t rows, Acc* table_gradient) {
-    const Operand* sums =
-        operand_columns<E>(sums_.get() + kPanel, layout_.ld, rows, round_up(layout_.entries, kLanes<Acc>),
-                           row_operands_.get(), layout_.ld);
+    const Operand* sums = operand_columns<E>(sums_.get() + kPanel, layout_.ld, rows,
+                                             round_up(layout_.entries, kLanes<Acc>), row_operands_.get(), layout_.ld);
     gemm<E, Lay::kColumns>(layout_.entries, columns_ / kLanes<Acc>, (rows + E::kPack - 1) / E::kPack, sums, layout_.ld,
                            x, ldx, table_gradient, columns_, true);
   }
@@ -191,8 +186,7 @@ class RelativeSums {
 
  private:
   void load_table(int64_t head) {
-    const Acc* source =
-        static_cast<const Acc*>(table_.data) + (table_.per_head ? head * layout_.entries * width_ : 0);
+    const Acc* source = static_cast<const Acc*>(table_.data) + (table_.per_head ? head * layout_.entries * width_ : 0);
     if (source == current_) return;
     current_ = source;
     std::fill(padded_table_.get(), padded_table_.get() + round_up(layout_.entries, 2) * columns_, Acc(0));
@@ -206,9 +200,9 @@ class RelativeSums {
   PaddedRow layout_;
   int64_t width_, columns_, table_rows_;
   const Acc* current_ = nullptr;
-  Scratch<Acc> sums_;               // (rows, ld)
-  Scratch<Acc> padded_table_;       // (2R+1, columns_)
-  Scratch<Operand> table_operands_; // (table_rows_, columns_)
+  Scratch<Acc> sums_;                // (rows, ld)
+  Scratch<Acc> padded_table_;        // (2R+1, columns_)
+  Scratch<Operand> table_operands_;  // (table_rows_, columns_)
   Scratch<Operand> row_operands_;
 };
 

@@ -1,6 +1,7 @@
 // The scores of one query tile against a few key panels: product, relative terms, softcap, biases, masks.
 //
-// Shared by forward, backward and the mask gradient. Hidden scores come out as -inf. Of a masked panel only the columns that some row of a row block sees are computed.
+// Shared by forward, backward and the mask gradient. Hidden scores come out as -inf. Of a masked panel only the columns
+// that some row of a row block sees are computed.
 #pragma once
 
 #include <limits>
@@ -202,9 +203,7 @@ class ScoreTile {
   }
 
   // Distance of column 0 of a panel from a row's position.
-  int64_t distance(int64_t row, int64_t panel) const {
-    return panel * kPanel - (row_begin_ + row + p_.query_offset);
-  }
+  int64_t distance(int64_t row, int64_t panel) const { return panel * kPanel - (row_begin_ + row + p_.query_offset); }
 
   Acc* row(int64_t r) const { return scores_.get() + r * ld_; }
   Acc* softcap_slope_row(int64_t r) const { return softcap_slope_.get() + r * ld_; }
