@@ -50,9 +50,9 @@ struct AttentionParams {
   uint64_t seed = 0;
 
   int64_t group() const { return query_heads / key_heads; }
-  // Anything that changes a score between the product and the mask.
+  // Anything that changes a score between scaling and the mask.
   bool modifies_scores() const {
-    return softcap != 0.0 || relative_key || relative_bias || slopes || (mask && mask.dtype != DType::kBool);
+    return softcap != 0.0 || relative_bias || slopes || (mask && mask.dtype != DType::kBool);
   }
   // Anything beyond the pattern that hides keys within a tile.
   bool hides_by_value() const { return (mask && mask.dtype == DType::kBool) || query_segments; }

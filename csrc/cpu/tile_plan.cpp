@@ -105,9 +105,7 @@ class Planner {
 
   void run() {
     const int64_t length = key_.query_length;
-    const int64_t count = std::max<int64_t>(1, (length + kMaxTileRows - 1) / kMaxTileRows);
-    const int64_t even = (length + count - 1) / count;  // balanced: 128 rows are 72 + 56, not 96 + 32
-    plan_.tile_rows = std::max<int64_t>(kTileRowStep, (even + kTileRowStep - 1) / kTileRowStep * kTileRowStep);
+    plan_.tile_rows = rows_per_tile();
     plan_.tiles = (length + plan_.tile_rows - 1) / plan_.tile_rows;
     plan_.heads = 1;
     for (int32_t s = 0; s < program_.count; ++s) {
@@ -126,6 +124,21 @@ class Planner {
   }
 
  private:
+  // Block layouts want tiles that end where blocks do; otherwise tiles are balanced: 128 rows are 72 + 56, not 96 + 32.
+  int64_t rows_per_tile() const {
+    const int64_t count = std::max<int64_t>(1, (key_.query_length + kMaxTileRows - 1) / kMaxTileRows);
+    const int64_t even = (key_.query_length + count - 1) / count;
+    int64_t rows = std::max<int64_t>(kTileRowStep, (even + kTileRowStep - 1) / kTileRowStep * kTileRowStep);
+    for (int32_t s = 0; s < program_.count; ++s) {
+      if (program_.steps[s].op != PatternOp::kBlocks) continue;
+      const int64_t block = program_.steps[s].a;
+      const int64_t parts = (block + kMaxTileRows - 1) / kMaxTileRows;
+      const int64_t aligned = block <= kMaxTileRows ? kMaxTileRows / block * block : block / parts;
+      if (aligned % kRowsPerCounter == 0 && (block <= kMaxTileRows || block % parts == 0)) rows = aligned;
+    }
+    return rows;
+  }
+
   // Bisects the panels until a stretch is all empty, all full, or one panel.
   void visit(int64_t head, int64_t query_begin, int64_t query_end, int64_t begin, int64_t end) {
     const int64_t key_end = std::min(end * kPanel, key_.key_length);

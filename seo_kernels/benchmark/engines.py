@@ -46,7 +46,8 @@ def sdpa(problem: Problem) -> Forward:
 
 def masked_sdpa(problem: Problem) -> Forward:
     """``scaled_dot_product_attention`` with the pattern as a bool mask, which is made beforehand."""
-    mask = problem.pattern.dense_mask(problem.query_length, problem.key_length)
+    # four dimensions: with three, SDPA leaves its fused kernel
+    mask = problem.pattern.dense_mask(problem.query_length, problem.key_length).unsqueeze(0)
 
     def forward(leaves: Mapping[str, Tensor]) -> Tensor:
         return F.scaled_dot_product_attention(leaves["query"], leaves["key"], leaves["value"], attn_mask=mask)

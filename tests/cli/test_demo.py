@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from seo_kernels.cli.app import main
+from seo_kernels.demo import throughput
 
 pytest.importorskip("matplotlib")
 
@@ -54,6 +55,14 @@ def test_from_text_to_report(text: Path, tmp_path: Path, capsys: pytest.CaptureF
 
     assert main(command) == 0  # nothing left to train: the report once more
     assert "resuming at step 250" in capsys.readouterr().out
+
+
+def test_a_peer_that_computes_something_else_is_not_timed(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(throughput, "masked_sdpa", lambda query, key, value, relative, window: value)
+    assert main(["demo", str(text), "--output", str(tmp_path / "out"), "--steps", "5", *TINY]) == 1
+    assert "gradients of both engines differ" in capsys.readouterr().err
 
 
 def test_a_model_that_learned_too_little_fails(

@@ -7,24 +7,35 @@
 namespace seo_kernels::cpu {
 namespace {
 
-// A head's key or value gradient while its query tiles are worked on: (key length, width) by panels, zeroed when
-// first touched.
-template <class Acc>
+// A head's key or value gradient while its query tiles are worked on: (key length, width) by panels, zeroed when first
+// touched. They are summed up where the result shall lie if that is possible: then nothing is left to be copied.
+template <class E>
 class PanelSums {
  public:
-  PanelSums(int64_t length, int64_t width)
-      : length_(length),
+  using Acc = typename E::Acc;
+
+  PanelSums(const TensorView& view, int64_t length, int64_t width)
+      : view_(view),
+        length_(length),
         width_(width),
         ld_(round_up(width, kLanes<Acc>)),
         panels_((length + kPanel - 1) / kPanel),
-        sums_(panels_ * kPanel * ld_),
+        can_be_in_place_(readable_in_place<E>(view) && view.stride[2] == width && width == ld_),
         touched_(panels_) {}
 
-  void begin_head() { std::fill(touched_.get(), touched_.get() + panels_, uint8_t{0}); }
+  // whole: no other slot works on this head.
+  void begin_head(int64_t batch, int64_t head, bool whole) {
+    batch_ = batch;
+    head_ = head;
+    in_place_ = whole && can_be_in_place_;
+    if (!in_place_ && !sums_.get()) sums_ = Scratch<Acc>(panels_ * kPanel * ld_);
+    if (in_place_ && length_ % kPanel != 0 && !last_.get()) last_ = Scratch<Acc>(kPanel * ld_);
+    std::fill(touched_.get(), touched_.get() + panels_, uint8_t{0});
+  }
 
   // (kPanel, ld())
   Acc* panel(int64_t panel) {
-    Acc* sums = sums_.get() + panel * kPanel * ld_;
+    Acc* sums = place(panel);
     if (!touched_[panel]) {
       touched_[panel] = 1;
       std::fill(sums, sums + kPanel * ld_, Acc(0));
@@ -32,9 +43,12 @@ class PanelSums {
     return sums;
   }
 
-  void store_to(const TensorView& view, int64_t batch, int64_t head) {
+  void store_head() {
     for (int64_t n = 0; n < panels_; ++n) {
-      store_rows(view, batch, head, n * kPanel, std::min(kPanel, length_ - n * kPanel), width_, panel(n), ld_);
+      const Acc* sums = panel(n);
+      const int64_t count = std::min(kPanel, length_ - n * kPanel);
+      if (in_place_ && count == kPanel) continue;
+      store_rows(view_, batch_, head_, n * kPanel, count, width_, sums, ld_);
     }
   }
 
@@ -47,8 +61,19 @@ class PanelSums {
   int64_t ld() const { return ld_; }
 
  private:
+  // The last panel may be shorter than the products that are added to it: it is never in place then.
+  Acc* place(int64_t panel) const {
+    if (!in_place_) return sums_.get() + panel * kPanel * ld_;
+    if ((panel + 1) * kPanel > length_) return last_.get();
+    return static_cast<Acc*>(view_.data) + batch_ * view_.stride[0] + head_ * view_.stride[1] +
+           panel * kPanel * view_.stride[2];
+  }
+
+  const TensorView& view_;
   int64_t length_, width_, ld_, panels_;
-  Scratch<Acc> sums_;
+  bool can_be_in_place_, in_place_ = false;
+  int64_t batch_ = -1, head_ = -1;
+  Scratch<Acc> sums_, last_;
   Scratch<uint8_t> touched_;
 };
 
@@ -110,8 +135,8 @@ class BackwardTile {
         slot_(slot),
         tile_(p, kBlockPanels),
         keys_(p.key, p.key_length, p.dim),
-        key_sums_(p.grad_key ? p.key_length : 0, p.dim),
-        value_sums_(p.grad_value ? p.key_length : 0, p.value_dim),
+        key_sums_(p.grad_key, p.grad_key ? p.key_length : 0, p.dim),
+        value_sums_(p.grad_value, p.grad_value ? p.key_length : 0, p.value_dim),
         relative_key_(p.grad_relative_key, p.relative_key, p.dim, p.query_heads, slot),
         relative_value_(p.grad_relative_value, p.relative_value, p.value_dim, p.query_heads, slot),
         bias_layout_(p.relative_bias),
@@ -129,39 +154,39 @@ class BackwardTile {
     for (int64_t unit = units.begin; unit < units.end;) {
       const int64_t index = unit / per_head, batch = index / p_.key_heads, key_head = index % p_.key_heads;
       const UnitRange part{unit, std::min((index + 1) * per_head, units.end)};
-      begin_key_head(batch, key_head);
+      const bool whole = part.begin == index * per_head && part.end == (index + 1) * per_head;
+      begin_key_head(batch, key_head, whole);
       for (; unit < part.end; ++unit) {
         const int64_t head = key_head * group + unit / tiles % group;
         run_tile(head, unit % tiles);
         if (unit + 1 == part.end || (unit + 1) % tiles == 0) flush_tables(head);
       }
-      const bool whole = part.begin == index * per_head && part.end == (index + 1) * per_head;
-      flush_key_head(batch, key_head, whole, part.begin == units.begin ? 0 : 1);
+      flush_key_head(whole, part.begin == units.begin ? 0 : 1);
     }
   }
 
  private:
   int64_t ld() { return tile_.scores().ld(); }
 
-  void begin_key_head(int64_t batch, int64_t key_head) {
+  void begin_key_head(int64_t batch, int64_t key_head, bool whole) {
     tile_.begin_head(batch, key_head);
     keys_.begin_head(batch, key_head, tile_.scores().mask_bits().key_count());
-    key_sums_.begin_head();
-    value_sums_.begin_head();
+    key_sums_.begin_head(batch, key_head, whole);
+    value_sums_.begin_head(batch, key_head, whole);
   }
 
   // A head that this slot works on alone goes straight out; of a shared one each slot leaves its part.
-  void flush_key_head(int64_t batch, int64_t key_head, bool whole, int64_t part) {
+  void flush_key_head(bool whole, int64_t part) {
     if (p_.grad_key) {
       if (whole) {
-        key_sums_.store_to(p_.grad_key, batch, key_head);
+        key_sums_.store_head();
       } else {
         key_sums_.copy_to(static_cast<Acc*>(p_.partial_key) + (slot_ * 2 + part) * p_.key_length * p_.dim);
       }
     }
     if (p_.grad_value) {
       if (whole) {
-        value_sums_.store_to(p_.grad_value, batch, key_head);
+        value_sums_.store_head();
       } else {
         value_sums_.copy_to(static_cast<Acc*>(p_.partial_value) + (slot_ * 2 + part) * p_.key_length * p_.value_dim);
       }
@@ -233,20 +258,23 @@ class BackwardTile {
     Acc* gradients = tile_.gradients(r);
     const Acc scale = static_cast<Acc>(p_.scale);
     const Acc* slopes = p_.softcap != 0.0 ? scores.softcap_slope_row(r) : nullptr;
-    scores.for_each_span(r, [&](int at, int end) {
-      for (; at < end; at += W) {
-        Vec<Acc> g = load(gradients + at);
-        // A hidden score's slope may hold anything: its gradient of zero must win.
-        if (slopes) g = g == Acc(0) ? g : g * load(slopes + at);
-        store(gradients + at, g * scale);
-      }
-    });
-    if (p_.relative_key) {
-      scores.for_each_vector(block, r, [&](int c, int64_t at) {
-        Acc* sums = relative_key_.sums.window(r, scores.distance(r, block.panel[c])) + (at - c * kPanel);
-        store(sums, load(sums) + load(gradients + at));
+    const auto product_gradient = [&](int64_t at) {
+      Vec<Acc> g = load(gradients + at);
+      // A hidden score's slope may hold anything: its gradient of zero must win.
+      if (slopes) g = g == Acc(0) ? g : g * load(slopes + at);
+      store(gradients + at, g * scale);
+      return g * scale;
+    };
+    if (!p_.relative_key) {
+      scores.for_each_span(r, [&](int at, int end) {
+        for (; at < end; at += W) product_gradient(at);
       });
+      return;
     }
+    scores.for_each_vector(block, r, [&](int c, int64_t at) {
+      Acc* sums = relative_key_.sums.window(r, scores.distance(r, block.panel[c])) + (at - c * kPanel);
+      store(sums, load(sums) + product_gradient(at));
+    });
   }
 
   void round_block(const PanelBlock& block, int64_t rows) {
@@ -375,7 +403,7 @@ class BackwardTile {
   int64_t slot_;
   GradientTile<E> tile_;
   PackedRows<E> keys_;
-  PanelSums<Acc> key_sums_, value_sums_;
+  PanelSums<E> key_sums_, value_sums_;
   TableGradient<E> relative_key_, relative_value_;
   PaddedRow bias_layout_;
   Scratch<Acc> bias_sums_;

@@ -143,7 +143,11 @@ class ScoreTile {
   // log2 domain. Returns the row's maximum in the log2 domain.
   Vec<Acc> finish_row(const PanelBlock& block, int64_t row) {
     for (int c = 0; c < block.count; ++c) {
-      if (modified_) modify_row(block, row, c);
+      if (modified_) {
+        modify_row(block, row, c);
+      } else if (p_.relative_key) {
+        add_relative_key(block, row, c);
+      }
       if (block.masked[c]) hide(block, row, c);
     }
     const Acc* s = this->row(row);
@@ -255,6 +259,14 @@ class ScoreTile {
       const uint64_t seen = bits >> (v * W) & all;
       if (seen != all) store(s + v * W, bits_to_mask<Acc>(seen) ? load(s + v * W) : splat(kHidden));
     }
+  }
+
+  // Where nothing else changes the scores, scaling can wait for the softmax.
+  void add_relative_key(const PanelBlock& block, int64_t row, int c) {
+    const VectorRange range = visible(block, row / kMaskRows, c);
+    const Acc* relative = relative_key_.window(row, distance(row, block.panel[c]));
+    Acc* s = this->row(row) + c * kPanel;
+    for (int v = range.begin; v < range.end; ++v) store(s + v * W, load(s + v * W) + load(relative + v * W));
   }
 
   void modify_row(const PanelBlock& block, int64_t row, int c) {
