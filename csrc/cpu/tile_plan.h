@@ -10,10 +10,10 @@
 
 namespace seo_kernels::cpu {
 
-constexpr int64_t kPanel = 64;        // keys per panel: one word of mask bits
-constexpr int64_t kMaxTileRows = 96;  // query rows per tile
-constexpr int64_t kTileRowStep = 12;   // balanced tiles have a multiple of this many rows
-constexpr int64_t kRowsPerCounter = 4; // tiles begin where a Philox counter does: see semantics/philox.h
+constexpr int64_t kPanel = 64;          // keys per panel: one word of mask bits
+constexpr int64_t kMaxTileRows = 96;    // query rows per tile
+constexpr int64_t kTileRowStep = 12;    // balanced tiles have a multiple of this many rows
+constexpr int64_t kRowsPerCounter = 4;  // tiles begin where a Philox counter does: see semantics/philox.h
 
 // Panels [begin, end), all of them full or all of them in need of a mask.
 struct PanelRun {

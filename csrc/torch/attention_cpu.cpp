@@ -1,6 +1,7 @@
 // The attention ops on the CPU: allocation, division of the work among threads, registration.
 #include <algorithm>
 
+#include "cpu/huge_pages.h"
 #include "cpu/kernels.h"
 #include "torch/attention_arguments.h"
 
@@ -16,7 +17,11 @@ constexpr int64_t kSerialWork = 1 << 17;
 
 Tensor make(const Tensor& like, const std::vector<int64_t>& shape, ScalarType type, bool zero) {
   const IntHeaderOnlyArrayRef sizes(shape.data(), shape.size());
-  return zero ? torch::stable::new_zeros(like, sizes, type) : torch::stable::new_empty(like, sizes, type);
+  if (zero) return torch::stable::new_zeros(like, sizes, type);
+  Tensor tensor = torch::stable::new_empty(like, sizes, type);
+  const size_t size = type == ScalarType::Double ? 8 : type == ScalarType::Float ? 4 : 2;
+  cpu::advise_huge_pages(tensor.data_ptr(), static_cast<size_t>(tensor.numel()) * size);
+  return tensor;
 }
 
 int64_t unit_count(const cpu::AttentionParams& p) { return p.batch * p.query_heads * p.plan->tiles; }

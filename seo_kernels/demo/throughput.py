@@ -32,7 +32,7 @@ class Throughput:
 
 
 def compare(model: ByteModel, tokens: Tensor, precision: str, rounds: int = 3) -> Throughput:
-    """Time both engines in turn on tokens (B, T + 1), after one round that compares and warms up.
+    """Time both engines in turn on tokens (B, T + 1), after a round that compares and one to warm up.
 
     Raises:
         UnequalGradientsError: they do not compute the same function.
@@ -44,9 +44,9 @@ def compare(model: ByteModel, tokens: Tensor, precision: str, rounds: int = 3) -
         raise UnequalGradientsError(
             f"the gradients of both engines differ by {difference:.1e}, expected at most {TOLERANCE}"
         )
-    for engine in (fused, masked_sdpa):
-        _step(model, tokens, engine, precision)
     seconds: dict[Attend, list[float]] = {fused: [], masked_sdpa: []}
+    for engine in seconds:
+        _step(model, tokens, engine, precision)
     for _ in range(rounds):
         for engine, times in seconds.items():
             times.append(_step(model, tokens, engine, precision)[0])
@@ -65,7 +65,6 @@ def _step(model: ByteModel, tokens: Tensor, engine: Attend, precision: str) -> t
         loss = model.loss(tokens, engine)
     loss.backward()
     seconds = time.perf_counter() - begun
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
     model.zero_grad()
-    return seconds, flat
+    return seconds, torch.cat([gradient.flatten() for gradient in gradients])

@@ -55,16 +55,25 @@ class ForwardTile {
     std::fill(total_, total_ + rows, Vec<Acc>{});
     if (p_.relative_value) weight_sums_.begin_tile(rows);
     PanelBlock block;
-    while (tile_.next_block(block)) {
+    for (bool first = true; tile_.next_block(block); first = false) {
       tile_.multiply(block);
       if (p_.dropout) dropout_.fill(tile_, block);
-      for (int64_t r = 0; r < rows; r += kMaskRows) softmax_rows(block, r, std::min<int64_t>(r + kMaskRows, rows));
+      for (int64_t r = 0; r < rows; r += kMaskRows) {
+        if (first) prefetch_next(r / kMaskRows);
+        softmax_rows(block, r, std::min<int64_t>(r + kMaskRows, rows));
+      }
       if (E::kPack > 1 && !round_at_once_) {
         to_operand_rows<E>(tile_.row(0), tile_.ld(), rows, block.count * kPanel, weights_.get(), tile_.ld());
       }
       add_values(block);
     }
     finish();
+  }
+
+  void prefetch_next(int64_t part) const {
+    tile_.prefetch_queries(p_.query, p_.dim, part);
+    tile_.prefetch_keys(p_.key, p_.dim, part);
+    tile_.prefetch_keys(p_.value, p_.value_dim, part);
   }
 
   // Turns a few rows of scores into weights relative to the running maxima. Row by row would wait for each maximum.

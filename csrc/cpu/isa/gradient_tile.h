@@ -36,6 +36,7 @@ class GradientTile {
 
   void begin_tile(int64_t head, int64_t tile) {
     scores_.begin_tile(head, tile);
+    first_block_ = true;
     const int64_t rows = scores_.rows(), row_begin = scores_.row_begin(), batch = scores_.batch();
     grad_out_.load(batch, head, row_begin, rows);
     grad_out_operands_ = operand_rows<E>(grad_out_.row(0), grad_out_.ld(), rows, grad_out_.padded_width(),
@@ -69,6 +70,7 @@ class GradientTile {
     multiply_values(block);
     if (p_.dropout) dropout_.fill(scores_, block);
     for (int64_t r = 0; r < scores_.rows(); ++r) {
+      if (first_block_ && r % kMaskRows == 0) prefetch_next(r / kMaskRows);
       scores_.finish_row(block, r);
       if (p_.relative_value) add_relative_values(block, r);
       if (p_.dropout) {
@@ -78,6 +80,7 @@ class GradientTile {
       }
       clear_hidden(block, r);
     }
+    first_block_ = false;
   }
 
   ScoreTile<E>& scores() { return scores_; }
@@ -89,6 +92,14 @@ class GradientTile {
   Acc shift(int64_t r) const { return shift_[r]; }
 
  private:
+  void prefetch_next(int64_t part) const {
+    scores_.prefetch_queries(p_.query, p_.dim, part);
+    scores_.prefetch_queries(p_.out, p_.value_dim, part);
+    scores_.prefetch_queries(p_.grad_out, p_.value_dim, part);
+    scores_.prefetch_keys(p_.key, p_.dim, part);
+    scores_.prefetch_keys(p_.value, p_.value_dim, part);
+  }
+
   // dP = dO V^T
   void multiply_values(const PanelBlock& block) {
     const int64_t ld = scores_.ld();
@@ -163,6 +174,7 @@ class GradientTile {
   Scratch<Operand> packed_grad_out_;
   const Operand* grad_out_operands_ = nullptr;  // (rows, grad_out_ld_)
   Scratch<Acc> gradients_;
+  bool first_block_ = true;
   Acc delta_[kMaxTileRows], shift_[kMaxTileRows];
 };
 

@@ -163,6 +163,16 @@ class ScoreTile {
     return vmax(vmax(best[0], best[1]), vmax(best[2], best[3])) * log2_factor_;
   }
 
+  // Brings a few of the rows closer that the next tile is likely to need and this one did not: those of a tensor of
+  // queries, and those of a tensor of keys behind the last visited panel. part: which of kRowBlocks shares.
+  void prefetch_queries(const TensorView& view, int64_t width, int64_t part) const {
+    prefetch_share(view, head_, row_begin_ + p_.plan->tile_rows, p_.query_length, width, part);
+  }
+  void prefetch_keys(const TensorView& view, int64_t width, int64_t part) const {
+    const int64_t end = run_count_ > 0 ? runs_[run_count_ - 1].end * kPanel : 0;
+    prefetch_share(view, key_head_, end, p_.key_length, width, part);
+  }
+
   // Scores times this are in the log2 domain; positive.
   Acc log2_factor() const { return log2_factor_; }
 
@@ -223,6 +233,13 @@ class ScoreTile {
   int64_t last_distance() const { return last_distance_; }
 
  private:
+  void prefetch_share(const TensorView& view, int64_t head, int64_t from, int64_t length, int64_t width,
+                      int64_t part) const {
+    const int64_t rows = p_.plan->tile_rows;
+    prefetch_rows(view, batch_, head, from + rows * part / kRowBlocks, from + rows * (part + 1) / kRowBlocks, length,
+                  width);
+  }
+
   uint64_t seen_by_block(const PanelBlock& block, int64_t row_block, int c) const {
     return block.masked[c] ? mask_bits_.any(row_block, c) : ~uint64_t{0};
   }

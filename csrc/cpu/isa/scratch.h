@@ -6,9 +6,7 @@
 #include <new>
 #include <utility>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include "cpu/huge_pages.h"
 
 namespace seo_kernels::cpu {
 namespace {
@@ -24,10 +22,7 @@ class Scratch {
     const size_t bytes = (size + alignment - 1) / alignment * alignment;
     data_ = static_cast<T*>(std::aligned_alloc(alignment, bytes));
     if (!data_) throw std::bad_alloc();
-#if defined(__linux__)
-    // Large pages: fewer faults when it is first written to. Advice only, so its refusal does not matter.
-    if (alignment == kHugePage) madvise(data_, bytes, MADV_HUGEPAGE);
-#endif
+    advise_huge_pages(data_, bytes);
   }
   Scratch(Scratch&& other) noexcept : data_(std::exchange(other.data_, nullptr)) {}
   Scratch& operator=(Scratch&& other) noexcept {
@@ -40,7 +35,7 @@ class Scratch {
   T& operator[](int64_t i) const { return data_[i]; }
 
  private:
-  static constexpr size_t kLine = 64, kHugePage = size_t{2} << 20;
+  static constexpr size_t kLine = 64;
 
   T* data_ = nullptr;
 };
