@@ -104,7 +104,7 @@ def normalise(
         if not isinstance(operand, Tensor):
             raise TypeError(f"{name} is {_kind(operand)}, expected a tensor (batch, heads, length, dim)")
     device = query.device
-    if torch.is_autocast_enabled(device.type):
+    if device.type != "meta" and torch.is_autocast_enabled(device.type):  # autocast knows no meta
         dtype = torch.get_autocast_dtype(device.type)
         query, key, value = (_autocast(tensor, dtype) for tensor in (query, key, value))
     batch, heads, query_length, key_length, dim, value_dim = _check_operands(query, key, value, device)
