@@ -54,8 +54,6 @@ struct AttentionParams {
   bool modifies_scores() const {
     return softcap != 0.0 || relative_bias || slopes || (mask && mask.dtype != DType::kBool);
   }
-  // Anything beyond the pattern that hides keys within a tile.
-  bool hides_by_value() const { return (mask && mask.dtype == DType::kBool) || query_segments; }
 };
 
 struct AttentionForwardParams : AttentionParams {

@@ -93,8 +93,6 @@ class RelativeProduct {
     return products_.get() + row * layout_.ld + layout_.window(distance);
   }
 
-  const PaddedRow& layout() const { return layout_; }
-
  private:
   RelativeTable table_;
   PaddedRow layout_;
@@ -181,7 +179,6 @@ class RelativeSums {
                            x, ldx, table_gradient, columns_, true);
   }
 
-  const PaddedRow& layout() const { return layout_; }
   int64_t columns() const { return columns_; }
 
  private:
