@@ -139,8 +139,8 @@ def add_torch_to_path() -> None:
 
 
 def sources(*folders: str) -> list[str]:
-    """The .cpp files of the folders, relative to the root."""
-    return sorted(str(path.relative_to(ROOT)) for folder in folders for path in (ROOT / folder).glob("*.cpp"))
+    """The .cpp files of the folders, relative to the root; ``folder/**`` goes into subfolders."""
+    return sorted(str(path.relative_to(ROOT)) for folder in folders for path in ROOT.glob(f"{folder}/*.cpp"))
 
 
 def extension(name: str, files: list[str], flags: list[str], **options: Any) -> Extension:
@@ -172,7 +172,7 @@ def extensions(compiler: list[str], version: str) -> list[Extension]:
         )
     ]
     for isa, flags in isas.items():
-        built.append(extension(f"{LIBRARIES}.libseo_kernels_cpu_{isa}", sources("csrc/cpu/isa"), flags))
+        built.append(extension(f"{LIBRARIES}.libseo_kernels_cpu_{isa}", sources("csrc/cpu/isa/**"), flags))
     for library in built:
         library.extra_link_args.append("-Wl,-z,defs")  # a missing definition fails here, not when loaded
     if not WHEEL_FOR_EVERY_PYTHON:

@@ -3,21 +3,11 @@
 
 #include <cstdint>
 
+#include "cpu/tensor_view.h"
 #include "cpu/tile_plan.h"
 #include "semantics/pattern.h"
 
 namespace seo_kernels::cpu {
-
-enum class DType : int32_t { kFloat64, kFloat32, kBFloat16, kFloat16, kBool };
-
-// A 4-D tensor of any strides (in elements); a stride of 0 broadcasts.
-struct TensorView {
-  void* data = nullptr;
-  DType dtype = DType::kFloat32;
-  int64_t stride[4] = {0, 0, 0, 0};
-
-  explicit operator bool() const { return data != nullptr; }
-};
 
 // A table over relative positions, contiguous (heads or 1, 2R+1, width), in the accumulation type.
 struct RelativeTable {
@@ -91,14 +81,12 @@ struct UnitRange {
 };
 
 struct AttentionKernels {
-  const char* capability;
   void (*forward)(const AttentionForwardParams&, UnitRange);
   void (*backward)(const AttentionBackwardParams&, UnitRange, int64_t slot);
   // Adds up the partial key and value gradients of heads [begin, end) that several slots worked on.
   void (*combine)(const AttentionBackwardParams&, const UnitRange* slots, int64_t slot_count, int64_t head_begin,
                   int64_t head_end);
   void (*mask_gradient)(const AttentionMaskGradientParams&, int64_t begin, int64_t end);
-  double (*fma_peak)(DType dtype, int64_t milliseconds);  // GFLOP/s of the calling thread; 0: no such instruction
 };
 
 }  // namespace seo_kernels::cpu

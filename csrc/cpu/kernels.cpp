@@ -52,7 +52,7 @@ size_t first_capability() {
   throw std::invalid_argument("SEO_KERNELS_CPU_CAPABILITY is '" + std::string(cap) + "', expected one of " + names);
 }
 
-const AttentionKernels& load_kernels() {
+const Kernels& load_kernels() {
   std::string tried;
   for (size_t n = first_capability(); n < kCapabilities.size(); ++n) {
     if (!kCapabilities[n].supported()) continue;
@@ -62,7 +62,7 @@ const AttentionKernels& load_kernels() {
       tried += std::string("; ") + dlerror();
       continue;
     }
-    using Entry = const AttentionKernels* (*)();
+    using Entry = const Kernels* (*)();
     const auto entry = reinterpret_cast<Entry>(dlsym(library, "seo_kernels_cpu_plugin"));
     if (entry) return *entry();
     tried += std::string("; ") + dlerror();
@@ -72,8 +72,8 @@ const AttentionKernels& load_kernels() {
 
 }  // namespace
 
-const AttentionKernels& kernels() {
-  static const AttentionKernels& loaded = load_kernels();
+const Kernels& kernels() {
+  static const Kernels& loaded = load_kernels();
   return loaded;
 }
 

@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "cpu/attention_params.h"
 #include "cpu/tile_plan.h"
 #include "torch/tensors.h"
 

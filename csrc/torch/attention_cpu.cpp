@@ -75,7 +75,8 @@ std::tuple<Tensor, Tensor> attention_forward(Tensor query, Tensor key, Tensor va
     p.out = view_of(out, "out");
     p.lse = lse.data_ptr();
     const auto ranges = divide(p);
-    for_each_slot(static_cast<int64_t>(ranges.size()), [&](int64_t slot) { cpu::kernels().forward(p, ranges[slot]); });
+    for_each_slot(static_cast<int64_t>(ranges.size()),
+                  [&](int64_t slot) { cpu::kernels().attention.forward(p, ranges[slot]); });
   }
   return {out, lse};
 }
@@ -110,10 +111,10 @@ class Backward {
       p_.partial_value = partial(kValue, p_.value_dim);
     }
     if (wants_any_but_mask()) {
-      for_each_slot(slots_, [&](int64_t slot) { cpu::kernels().backward(p_, ranges_[slot], slot); });
+      for_each_slot(slots_, [&](int64_t slot) { cpu::kernels().attention.backward(p_, ranges_[slot], slot); });
       if (has_shared_heads()) {
         parallel_for(0, p_.batch * p_.key_heads, 1, [&](int64_t begin, int64_t end) {
-          cpu::kernels().combine(p_, ranges_.data(), slots_, begin, end);
+          cpu::kernels().attention.combine(p_, ranges_.data(), slots_, begin, end);
         });
       }
     }
@@ -181,7 +182,7 @@ class Backward {
   void mask_gradient() {
     const int64_t tiles = p_.mask_sizes[2] == 1 ? 1 : p_.plan->tiles;
     parallel_for(0, p_.mask_sizes[0] * p_.mask_sizes[1] * tiles, 1,
-                 [&](int64_t begin, int64_t end) { cpu::kernels().mask_gradient(p_, begin, end); });
+                 [&](int64_t begin, int64_t end) { cpu::kernels().attention.mask_gradient(p_, begin, end); });
   }
 
   // In slot order: the same result whenever the number of threads is the same.

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "cpu/attention_params.h"
+#include "cpu/tensor_view.h"
 
 namespace seo_kernels {
 
@@ -37,7 +37,7 @@ inline cpu::DType dtype_of(const Tensor& tensor, const char* name) {
     case ScalarType::Bool:
       return cpu::DType::kBool;
     default:
-      throw std::invalid_argument(std::string(name) + " has a dtype that attention does not know");
+      throw std::invalid_argument(std::string(name) + " has a dtype that no kernel knows");
   }
 }
 

@@ -1,8 +1,8 @@
 // The functions that one instruction set's plugin offers, and the choice of engine for a dtype.
 #pragma once
 
-#include "cpu/attention_params.h"
 #include "cpu/isa/gemm.h"
+#include "cpu/kernel_table.h"
 
 namespace seo_kernels::cpu {
 

@@ -17,9 +17,9 @@ constexpr const char* kCapability = "portable";
 }  // namespace
 }  // namespace seo_kernels::cpu
 
-extern "C" __attribute__((visibility("default"))) const seo_kernels::cpu::AttentionKernels* seo_kernels_cpu_plugin() {
+extern "C" __attribute__((visibility("default"))) const seo_kernels::cpu::Kernels* seo_kernels_cpu_plugin() {
   using namespace seo_kernels::cpu;
-  static const AttentionKernels kernels{kCapability,       attention_forward,       attention_backward,
-                                        attention_combine, attention_mask_gradient, fma_peak};
+  static const Kernels kernels{
+      kCapability, fma_peak, {attention_forward, attention_backward, attention_combine, attention_mask_gradient}};
   return &kernels;
 }

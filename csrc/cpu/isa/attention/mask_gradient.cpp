@@ -1,6 +1,6 @@
 // The gradient of an additive mask: the score gradients themselves, summed over whatever the mask broadcasts over.
+#include "cpu/isa/attention/gradient_tile.h"
 #include "cpu/isa/entry.h"
-#include "cpu/isa/gradient_tile.h"
 
 namespace seo_kernels::cpu {
 namespace {

@@ -3,9 +3,9 @@
 // Shared by the backward pass and by the gradient of an additive mask.
 #pragma once
 
-#include "cpu/isa/dropout_rows.h"
-#include "cpu/isa/packed_panels.h"
-#include "cpu/isa/score_tile.h"
+#include "cpu/isa/attention/dropout_rows.h"
+#include "cpu/isa/attention/packed_panels.h"
+#include "cpu/isa/attention/score_tile.h"
 
 namespace seo_kernels::cpu {
 namespace {

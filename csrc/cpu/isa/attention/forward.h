@@ -3,9 +3,9 @@
 
 #include <cmath>
 
-#include "cpu/isa/dropout_rows.h"
-#include "cpu/isa/packed_rows.h"
-#include "cpu/isa/score_tile.h"
+#include "cpu/isa/attention/dropout_rows.h"
+#include "cpu/isa/attention/packed_rows.h"
+#include "cpu/isa/attention/score_tile.h"
 
 namespace seo_kernels::cpu {
 namespace {

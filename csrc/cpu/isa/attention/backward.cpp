@@ -1,4 +1,4 @@
-#include "cpu/isa/backward.h"
+#include "cpu/isa/attention/backward.h"
 
 #include "cpu/isa/entry.h"
 

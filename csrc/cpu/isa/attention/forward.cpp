@@ -1,4 +1,4 @@
-#include "cpu/isa/forward.h"
+#include "cpu/isa/attention/forward.h"
 
 #include "cpu/isa/entry.h"
 

@@ -6,10 +6,10 @@
 
 #include <limits>
 
-#include "cpu/isa/mask_bits.h"
-#include "cpu/isa/packed_panels.h"
-#include "cpu/isa/packed_rows.h"
-#include "cpu/isa/relative_rows.h"
+#include "cpu/isa/attention/mask_bits.h"
+#include "cpu/isa/attention/packed_panels.h"
+#include "cpu/isa/attention/packed_rows.h"
+#include "cpu/isa/attention/relative_rows.h"
 #include "cpu/isa/scratch.h"
 #include "cpu/isa/vector_math.h"
 

@@ -1,8 +1,8 @@
 // Attention backward for a range of query tiles: dQ of each tile, dK and dV summed per head, table gradients per slot.
 #pragma once
 
-#include "cpu/isa/gradient_tile.h"
-#include "cpu/isa/packed_rows.h"
+#include "cpu/isa/attention/gradient_tile.h"
+#include "cpu/isa/attention/packed_rows.h"
 
 namespace seo_kernels::cpu {
 namespace {

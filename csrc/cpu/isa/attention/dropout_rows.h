@@ -2,7 +2,7 @@
 // at a time, since the four words of one counter belong to four neighbouring queries.
 #pragma once
 
-#include "cpu/isa/score_tile.h"
+#include "cpu/isa/attention/score_tile.h"
 #include "semantics/philox.h"
 
 namespace seo_kernels::cpu {

@@ -1,0 +1,14 @@
+// All that one instruction set's plugin offers: a table of functions per family of ops.
+#pragma once
+
+#include "cpu/attention_params.h"
+
+namespace seo_kernels::cpu {
+
+struct Kernels {
+  const char* capability;
+  double (*fma_peak)(DType dtype, int64_t milliseconds);  // GFLOP/s of the calling thread; 0: no such instruction
+  AttentionKernels attention;
+};
+
+}  // namespace seo_kernels::cpu
