@@ -25,7 +25,7 @@ inline std::vector<int64_t> shape_of(const Tensor& tensor) {
 }
 
 // (..., n) as (rows, n). The tensor is replaced by a contiguous copy where its leading dimensions are not those of one
-// matrix.
+// matrix, or neighbours lie side by side neither in rows nor in columns.
 inline cpu::MatrixView matrix_of(Tensor& tensor, const char* name) {
   const int64_t last = tensor.dim() - 1;
   cpu::MatrixView view;
@@ -44,11 +44,13 @@ inline cpu::MatrixView matrix_of(Tensor& tensor, const char* name) {
     }
     next = tensor.stride(n) * tensor.size(n);
   }
-  if (!one_stride && view.rows > 0 && view.columns > 0) {
+  view.column_stride = tensor.stride(last);
+  const bool scattered = view.rows > 1 && view.columns > 1 && view.row_stride != 1 && view.column_stride != 1;
+  if ((!one_stride || scattered) && view.rows > 0 && view.columns > 0) {
     tensor = torch::stable::contiguous(tensor);
     view.row_stride = view.columns;
+    view.column_stride = 1;
   }
-  view.column_stride = tensor.stride(last);
   view.data = tensor.data_ptr();
   return view;
 }

@@ -23,6 +23,6 @@ extern "C" __attribute__((visibility("default"))) const seo_kernels::cpu::Kernel
       kCapability,
       fma_peak,
       {attention_forward, attention_backward, attention_combine, attention_mask_gradient},
-      {linear_panel_bytes, linear_panel_count, linear_pack, linear_matmul}};
+      {linear_panel_bytes, linear_panel_count, linear_pack, linear_matmul, linear_lora_forward, linear_lora_backward, linear_gradient_rows}};
   return &kernels;
 }

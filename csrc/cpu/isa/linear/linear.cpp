@@ -5,11 +5,6 @@ namespace seo_kernels::cpu {
 namespace {
 
 template <class E>
-Panels<E> panels_of(const PackedMatrix& b) {
-  return Panels<E>(b.matrix.rows, b.matrix.columns, b.packed);
-}
-
-template <class E>
 void run_matmul(const MatmulParams& p, const MatmulShare& share) {
   const Panels<E> panels = panels_of<E>(p.b);
   const TileWriter<E> write(p);
@@ -43,8 +38,7 @@ int64_t linear_panel_count(DType dtype, int64_t columns) {
 }
 
 void linear_pack(DType dtype, const PackedMatrix& matrix, Range panels) {
-  with_engine(dtype,
-              [&](auto engine) { panels_of<decltype(engine)>(matrix).pack(matrix.matrix, panels); });
+  with_engine(dtype, [&](auto engine) { panels_of<decltype(engine)>(matrix).pack(matrix.matrix, panels); });
 }
 
 void linear_matmul(const MatmulParams& p, const MatmulShare& share) {

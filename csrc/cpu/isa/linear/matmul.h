@@ -74,6 +74,9 @@ class Matmul {
         left_(a, block_rows, std::min(pass_operands_, b.operands())),
         sums_((passes_ > 1 ? std::min(kPanelsOfBlock, b.count()) : 1) * block_rows * kColumns) {}
 
+  // At most this many operands of A's rows are worked on at once.
+  int64_t pass_operands() const { return std::min(pass_operands_, b_.operands()); }
+
   template <class OnTile>
   void run(Range rows, Range panels, OnTile on_tile) {
     run(rows, panels, [](int64_t, int64_t, Range, const Operand*, int64_t) {}, on_tile);
