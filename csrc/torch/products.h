@@ -21,14 +21,16 @@ void for_each_slot(int64_t slots, F f) {
 // Threads worth starting for this many multiply-adds.
 inline int64_t slots_for(int64_t work) { return work < kSerialWork ? 1 : torch::stable::get_num_threads(); }
 
-// How a product (rows, columns) is divided: contiguous ranges of rows that share packed panels, or, for few rows, ranges
-// of panels that each slot packs for itself.
+// How a product (rows, columns) is divided: contiguous ranges of rows that share packed panels, or, for few rows,
+// ranges of panels that each slot packs for itself.
 struct Division {
   int64_t slots, rows, panels;
   bool by_rows;
 
   Division(int64_t rows, int64_t columns, int64_t inner, int64_t panels)
-      : slots(slots_for(rows * std::max<int64_t>(columns, 1) * std::max<int64_t>(inner, 1))), rows(rows), panels(panels) {
+      : slots(slots_for(rows * std::max<int64_t>(columns, 1) * std::max<int64_t>(inner, 1))),
+        rows(rows),
+        panels(panels) {
     constexpr int64_t kFewRows = 32;  // per slot: fewer would not repay a pass over all columns
     by_rows = rows > kFewRows * slots || panels < slots;
   }

@@ -13,8 +13,7 @@ STABLE_TORCH_LIBRARY(seo_kernels, m) {
       "Tensor? slopes, Tensor? mask, Tensor? key_lengths, Tensor? query_segments, Tensor? key_segments, "
       "Tensor? sinks, Tensor? seed, float dropout_p, float scale, float softcap, SymInt query_offset, "
       "bool[9] wanted) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
-  m.def(
-      "linear_forward(Tensor input, Tensor weight, Tensor? bias, str activation, bool keep) -> (Tensor, Tensor)");
+  m.def("linear_forward(Tensor input, Tensor weight, Tensor? bias, str activation, bool keep) -> (Tensor, Tensor)");
   m.def(
       "linear_backward(Tensor grad_out, Tensor input, Tensor weight, Tensor? bias, Tensor? preactivation, "
       "str activation, bool[3] wanted) -> (Tensor, Tensor, Tensor)");

@@ -68,9 +68,8 @@ class GradientRows {
 
 void linear_gradient_rows(const GradientRowsParams& p, Range rows, int64_t slot) {
   const auto run = [&](auto zero) {
-    with_stored<decltype(zero)>(p.grad_out.dtype, [&](auto stored) {
-      GradientRows<decltype(zero), decltype(stored)>(p, slot).run(rows);
-    });
+    with_stored<decltype(zero)>(
+        p.grad_out.dtype, [&](auto stored) { GradientRows<decltype(zero), decltype(stored)>(p, slot).run(rows); });
   };
   p.grad_out.dtype == DType::kFloat64 ? run(0.0) : run(0.0f);
 }

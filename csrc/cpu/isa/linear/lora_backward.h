@@ -63,7 +63,10 @@ class LoraBackward {
   }
 
  private:
-  static void* part(void* data, int64_t offset) { return data ? static_cast<Acc*>(data) + offset : nullptr; }
+  // This slot's copy. Where several shares have the same rows, the first alone sums over them.
+  void* part(void* data, int64_t offset) const {
+    return data && share_.panels.begin == 0 ? static_cast<Acc*>(data) + offset : nullptr;
+  }
 
   void on_rows(int64_t row, int64_t rows, Range operands, const Operand* a, int64_t lda) {
     const Range block{row, row + rows};
