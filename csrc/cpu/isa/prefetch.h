@@ -40,7 +40,7 @@ class PrefetchQueue {
   };
   static constexpr int kMaxViews = 8;
   static constexpr int64_t kLine = 64;
-  static constexpr int64_t kBytes = 1024;  // a step, about as much as memory delivers meanwhile
+  static constexpr int64_t kBytes = 2048;  // a step, about as much as memory delivers meanwhile
 
   Rows rows_[kMaxViews];
   int count_ = 0, next_ = 0;
