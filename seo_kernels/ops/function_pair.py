@@ -35,21 +35,18 @@ class FunctionPair:
     - ``torch.compile`` and ``torch.export``: the registered op, with first-order gradients; under
       ``torch.func`` transforms or forward mode there, ``plain``;
     - eager: a pair of ``autograd.Function``, differentiable to any order in reverse and forward mode, under
-    any
-      nesting of ``torch.func`` transforms; or the op alone where nobody wants a derivative.
+      any nesting of ``torch.func`` transforms; or the op alone where nobody wants a derivative.
 
     Derivatives of second and higher order, and of forward mode, are those of ``plain``, taken in plain
     torch in float32 or float64.
 
     Args:
         name: of the op in ``torch.ops.seo_kernels``, without ``_forward``.
-        inputs: names of the forward's arguments, in the order of its schema. Tensors, numbers, strings or
-        None;
-            no lists. One named ``seed`` is the seed of dropout.
+        inputs: names of the forward's arguments, in the order of its schema. They are tensors, numbers,
+            strings or None, no lists. One named ``seed`` is the seed of dropout.
         differentiable: those that get gradients, in the order of ``wanted``.
         plain: the differentiable output or outputs of the same arguments, in plain torch that is
-        differentiable
-            to any order.
+            differentiable to any order.
         fake: empty tensors with shapes, dtypes and strides of all outputs and saved outputs, of the same
             arguments.
         outputs: names of the differentiable outputs.
@@ -60,7 +57,7 @@ class FunctionPair:
         leading: names (of inputs, outputs, saved outputs) that share any number of leading dimensions, which
             the op treats alike and independently of each other: ``torch.func.vmap`` puts one more in front.
         rows: names whose first dimension is that of the flattened leading dimensions: vmap puts the problems
-            one behind the other. An op that has rows only (no leading) can be batched likewise.
+            one behind the other. An op with rows only, (N, C) say, names all of them here.
 
     vmap loops over the problems where others are batched, where gradients of others are wanted (a weight's
     are sums over the leading dimensions), and with a seed, since the dropout bits depend on the row.

@@ -76,17 +76,14 @@ class PairAutodiff:
                 values, _kept = pair._split(_saved_primals(ctx))
                 like = next(value for value in values if isinstance(value, Tensor))
                 zeros = [like.new_zeros(shape, dtype=dtype) for shape, dtype in ctx.results]
-                # torch turns forward mode off around a jvp, for outer levels too, which would lose their
-                # tangents.
+                direction = [tangents[place] for place in names.places]
+                # torch turns forward mode off around a jvp, which would lose the tangents of outer levels.
                 with forward_ad._set_fwd_grad_enabled(True):
-                    direction = [tangents[place] for place in names.places]
                     moved, _ = pair._second_order(values, direction, zeros[:count], want_tangents=True)
-                return tuple(
-                    zero if tangent is None else tangent.to(zero.dtype)
-                    for zero, tangent in zip(
-                        zeros, (*moved, *(None,) * len(names.saved_outputs)), strict=True
-                    )
+                changes = (
+                    zero if m is None else m.to(zero.dtype) for m, zero in zip(moved, zeros, strict=False)
                 )
+                return (*changes, *zeros[count:])
 
             @staticmethod
             def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
@@ -217,7 +214,7 @@ class PairAutodiff:
         present = [i for i, grad in enumerate(grads) if grad is not None]
         tangents: list[Tensor | None] = [None] * len(names.outputs)
         bends: list[Tensor | None] = [None] * len(names.differentiable)
-        if not moving:
+        if not moving or not (asked or want_tangents):
             return tuple(tangents), tuple(bends)
         wide = [_wide(value) for value in values]
         some = [_wide(grads[i]) for i in present]

@@ -44,9 +44,7 @@ class PairNames:
 
     @property
     def gradient_arguments(self) -> tuple[str, ...]:
-        """All that the gradient's Function takes, before ``wanted``: gradients go by the name of their
-        output.
-        """
+        """What the gradient's Function takes before ``wanted``; a gradient has the name of its output."""
         return (*self.outputs, *self.inputs, *self.kept)
 
 

@@ -1,6 +1,4 @@
-"""A ``FunctionPair`` over one more dimension (``torch.func.vmap``): folded into one call, or call after
-call.
-"""
+"""A ``FunctionPair`` over one more dimension (``torch.func.vmap``): in one call, or call after call."""
 
 from __future__ import annotations
 
@@ -77,7 +75,7 @@ def _folded(names: PairNames, name: str, argument: Any, dim: int | None, size: i
     if not isinstance(argument, Tensor) or name not in (*names.leading, *names.rows):
         return argument
     if dim is None:
-        if _absent(argument):
+        if name in names.saved_outputs and _absent(argument):
             return argument
         problems = argument.expand(size, *argument.shape)
     else:
@@ -91,7 +89,5 @@ def _unfolded(names: PairNames, name: str, result: Tensor, size: int) -> Tensor:
 
 
 def _absent(tensor: Tensor) -> bool:
-    """Whether this is what an op returns for a result that there is not (or nothing at all, for any
-    problem).
-    """
+    """Whether this is what an op returns for a result that there is not."""
     return tensor.shape == (0,)

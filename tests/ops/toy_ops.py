@@ -1,7 +1,7 @@
 """Two ops made in Python, for tests of what makes a pair of Functions from an op and its gradient.
 
-``toy_mix``: out = tanh(input weight^T + bias) * factor, with a seed that flips signs by rows: optional inputs,
-a setting, a saved output by rows. ``toy_pair``: two outputs, of which one may get no gradient.
+``toy_mix``: out = tanh(input weight^T + bias) * factor, with a seed that flips signs by rows: optional
+inputs, a setting, a saved output by rows. ``toy_pair``: two outputs, of which one may get no gradient.
 """
 
 from __future__ import annotations
