@@ -313,7 +313,7 @@ def saved_tensors(function: Function, inputs: Sequence[Tensor]) -> list[Tensor]:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         kept = outputs(function, own)
     assert len(kept) > 0
-    return [tensor for pointer, tensor in found.items() if pointer not in held]
+    return [tensor for pointer, tensor in found.items() if pointer not in held and tensor.numel() > 0]
 
 
 def check_error(
@@ -339,7 +339,27 @@ def check_error(
             assert cosine >= LEAST_COSINE[dtype], f"result {place}: cosine {cosine}"
 
 
+def check_extreme(function: Function, reference: Function, inputs: Sequence[Tensor]) -> None:
+    """Inputs with infinities, NaN, huge and denormal entries: the reference's outputs are not finite in the
+    same places, and the rest is at most twice as far from float64 as the reference."""
+    exact = outputs(reference, [tensor.double() for tensor in inputs])
+    plain, tested = outputs(reference, inputs), outputs(function, inputs)
+    for want, usual, got in zip(exact, plain, tested, strict=True):
+        special = ~usual.isfinite()
+        torch.testing.assert_close(got[special], usual[special], equal_nan=True)
+        want, usual, got = (torch.where(special, 0.0, t.double()) for t in (want, usual, got))
+        assert relative_error(got, want) <= max(2 * relative_error(usual, want), GRANTED[inputs[0].dtype])
+
+
+def with_extremes(tensor: Tensor) -> Tensor:
+    """A copy of a matrix of at least 6 rows and 3 columns, its first rows of extreme numbers."""
+    changed = tensor.clone()
+    changed[0, 0], changed[1, 1], changed[2, 2], changed[5, 0] = 1e4, torch.inf, torch.nan, -torch.inf
+    changed[3], changed[4] = 1e-40, -1e4
+    return changed
+
+
 def relative_error(found: Tensor, expected: Tensor) -> float:
     """||found - expected|| / ||expected||, absolute where that is zero."""
-    difference, norm = (found.double() - expected).norm(), expected.norm()
+    difference, norm = (found.detach().double() - expected.detach()).norm(), expected.detach().norm()
     return float(difference / norm) if norm > 0 else float(difference)
