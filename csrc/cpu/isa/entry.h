@@ -11,6 +11,12 @@ void attention_backward(const AttentionBackwardParams& p, UnitRange units, int64
 void attention_combine(const AttentionBackwardParams& p, const UnitRange* slots, int64_t slot_count, int64_t head_begin,
                        int64_t head_end);
 void attention_mask_gradient(const AttentionMaskGradientParams& p, int64_t begin, int64_t end);
+void class_loss_forward(const ClassLossForwardParams& p, int64_t begin, int64_t end);
+void class_loss_backward(const ClassLossBackwardParams& p, int64_t begin, int64_t end);
+void soft_loss_forward(const SoftLossForwardParams& p, int64_t begin, int64_t end);
+void soft_loss_backward(const SoftLossBackwardParams& p, int64_t begin, int64_t end);
+void huber_forward(const HuberForwardParams& p, int64_t begin, int64_t end);
+void huber_backward(const HuberBackwardParams& p, int64_t begin, int64_t end);
 double fma_peak(DType dtype, int64_t milliseconds);
 
 namespace {

@@ -20,6 +20,9 @@ constexpr const char* kCapability = "portable";
 extern "C" __attribute__((visibility("default"))) const seo_kernels::cpu::Kernels* seo_kernels_cpu_plugin() {
   using namespace seo_kernels::cpu;
   static const Kernels kernels{
-      kCapability, fma_peak, {attention_forward, attention_backward, attention_combine, attention_mask_gradient}};
+      kCapability,
+      fma_peak,
+      {attention_forward, attention_backward, attention_combine, attention_mask_gradient},
+      {class_loss_forward, class_loss_backward, soft_loss_forward, soft_loss_backward, huber_forward, huber_backward}};
   return &kernels;
 }
