@@ -23,6 +23,7 @@ extern "C" __attribute__((visibility("default"))) const seo_kernels::cpu::Kernel
       kCapability,
       fma_peak,
       {attention_forward, attention_backward, attention_combine, attention_mask_gradient},
+      {linear_panel_bytes, linear_panel_count, linear_pack, linear_matmul},
       {class_loss_forward, class_loss_backward, soft_loss_forward, soft_loss_backward, huber_forward, huber_backward}};
   return &kernels;
 }

@@ -1,0 +1,69 @@
+// What the kernels of linear and lora_linear are told: plain pointers and sizes. No tensors here.
+//
+// Accumulation type ("acc" below): double for float64, float for all else.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/matrix_view.h"
+
+namespace seo_kernels::cpu {
+
+// A right-hand side and the memory for its packed form; see LinearKernels::panel_bytes.
+struct PackedMatrix {
+  MatrixView matrix;  // (inner, columns)
+  void* packed = nullptr;
+};
+
+// out = a b + bias
+struct MatmulParams {
+  DType dtype;  // of a, b and out
+  MatrixView a;
+  PackedMatrix b;
+  const void* bias = nullptr;  // acc (columns) or null
+  MatrixView out;              // rows of neighbouring columns
+};
+
+// One thread's share of a product. Panels that are not packed yet are packed one by one, for this share alone.
+struct MatmulShare {
+  Range rows, panels;
+  bool packed;
+};
+
+struct DropoutBits {
+  bool any = false;
+  uint64_t seed = 0;
+  double p = 0.0;
+};
+
+// out = a b + bias + scaling * projected lora_b^T, projected = dropout(a) lora_a^T
+struct LoraForwardParams : MatmulParams {
+  PackedMatrix down;  // lora_a^T (inner, rank)
+  PackedMatrix up;    // lora_b^T (rank, columns)
+  void* projected;    // acc (rows, rank)
+  double scaling;
+  DropoutBits dropout;
+};
+
+// With V = scaling a lora_b: out = a b + dropout(V lora_a), grad_lora_b = scaling a^T projected,
+// grad_lora_a = V^T dropout(input). Here a is grad_out and b the weight.
+struct LoraBackwardParams : MatmulParams {
+  PackedMatrix down;      // lora_b (inner, rank)
+  PackedMatrix up;        // lora_a (rank, columns)
+  MatrixView input;       // (rows, columns)
+  const void* projected;  // acc (rows, rank)
+  double scaling;
+  DropoutBits dropout;
+  void* grad_lora_a = nullptr;  // acc (slots, rank, columns), zeros, or null
+  void* grad_lora_b = nullptr;  // acc (slots, rank, inner), zeros, or null: transposed
+};
+
+struct LinearKernels {
+  // Bytes that the packed panels of an (inner, columns) right-hand side take, and their number.
+  int64_t (*panel_bytes)(DType dtype, int64_t inner, int64_t columns);
+  int64_t (*panel_count)(DType dtype, int64_t columns);
+  void (*pack)(DType dtype, const PackedMatrix& matrix, Range panels);
+  void (*matmul)(const MatmulParams&, const MatmulShare&);
+};
+
+}  // namespace seo_kernels::cpu
