@@ -12,6 +12,7 @@ from seo_kernels import nn, reference
 from seo_kernels._library import info
 from seo_kernels.ops.attention import attention
 from seo_kernels.ops.explain import explain
+from seo_kernels.ops.losses import cross_entropy, focal_loss, huber_loss
 from seo_kernels.patterns import (
     BlockSparse,
     Causal,
@@ -39,7 +40,10 @@ __all__ = [
     "__version__",
     "attention",
     "bigbird",
+    "cross_entropy",
     "explain",
+    "focal_loss",
+    "huber_loss",
     "info",
     "longformer",
     "nn",

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Every unit of the package, and the units that it may import; a unit may always import itself.
 # "seo_kernels" stands for the package's public names. The longest name that fits a module is its unit.
 VALUES = {"patterns", "relative"}
-OPS = {*VALUES, "_library", "ops", "ops.arguments"}
+OPS = {*VALUES, "_library", "ops", "ops.arguments", "ops.loss_arguments"}
 PYTHON_LAYERS: dict[str, set[str]] = {
     "_C": set(),
     "_extras": set(),
@@ -20,7 +20,8 @@ PYTHON_LAYERS: dict[str, set[str]] = {
     "patterns": set(),
     "relative": set(),
     "ops.arguments": VALUES,  # what the arguments mean: kernels and reference share it, it computes nothing
-    "reference": {*VALUES, "ops.arguments"},
+    "ops.loss_arguments": set(),
+    "reference": {*VALUES, "ops.arguments", "ops.loss_arguments"},
     "ops": {*OPS, "reference"},
     "nn": OPS,
     "models": {*OPS, "nn", "_extras"},

@@ -2,5 +2,6 @@
 backward."""
 
 from seo_kernels.reference.attention import attention
+from seo_kernels.reference.losses import cross_entropy, focal_loss, huber_loss, linear_cross_entropy
 
-__all__ = ["attention"]
+__all__ = ["attention", "cross_entropy", "focal_loss", "huber_loss", "linear_cross_entropy"]
