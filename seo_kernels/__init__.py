@@ -12,6 +12,7 @@ from seo_kernels import nn, reference
 from seo_kernels._library import info
 from seo_kernels.ops.attention import attention
 from seo_kernels.ops.explain import explain
+from seo_kernels.ops.linear_cross_entropy import linear_cross_entropy
 from seo_kernels.ops.losses import cross_entropy, focal_loss, huber_loss
 from seo_kernels.patterns import (
     BlockSparse,
@@ -45,6 +46,7 @@ __all__ = [
     "focal_loss",
     "huber_loss",
     "info",
+    "linear_cross_entropy",
     "longformer",
     "nn",
     "reference",

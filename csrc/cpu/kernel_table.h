@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/attention_params.h"
+#include "cpu/linear_cross_entropy_params.h"
 #include "cpu/linear_params.h"
 #include "cpu/loss_params.h"
 
@@ -13,6 +14,7 @@ struct Kernels {
   AttentionKernels attention;
   LinearKernels linear;
   LossKernels loss;
+  LinearCrossEntropyKernels linear_cross_entropy;
 };
 
 }  // namespace seo_kernels::cpu

@@ -3,9 +3,8 @@
 
 #include <algorithm>
 
-#include "cpu/huge_pages.h"
 #include "cpu/loss_params.h"
-#include "torch/tensors.h"
+#include "torch/matrices.h"
 
 namespace seo_kernels {
 
@@ -24,11 +23,6 @@ inline void check_matrix(const Tensor& tensor, const char* name, const char* exp
     throw std::invalid_argument(std::string(name) + " has shape " + shape_text(tensor) + ", expected " + expected);
   }
   check_floating(tensor, name);
-}
-
-inline cpu::MatrixView matrix_of(const Tensor& tensor, const char* name) {
-  return {tensor.data_ptr(), dtype_of(tensor, name), tensor.size(0),
-          tensor.size(1),    tensor.stride(0),       tensor.stride(1)};
 }
 
 // A vector in the accumulation type, kept alive by `tensor`; null where there is none.
@@ -70,20 +64,9 @@ inline void check_smoothing(double label_smoothing) {
   }
 }
 
-inline Tensor new_loss_tensor(const Tensor& like, const std::vector<int64_t>& shape, ScalarType type) {
-  Tensor tensor =
-      torch::stable::new_empty(like, torch::headeronly::IntHeaderOnlyArrayRef(shape.data(), shape.size()), type);
-  const size_t size = type == ScalarType::Double ? 8 : type == ScalarType::Float ? 4 : 2;
-  cpu::advise_huge_pages(tensor.data_ptr(), static_cast<size_t>(tensor.numel()) * size);
-  return tensor;
-}
-
 // A gradient of the tensor's shape and dtype; of shape (0,) where it is not wanted.
 inline Tensor new_gradient(const Tensor& tensor, bool wanted) {
-  std::vector<int64_t> shape;
-  for (int64_t n = 0; wanted && n < tensor.dim(); ++n) shape.push_back(tensor.size(n));
-  if (!wanted) shape.push_back(0);
-  return new_loss_tensor(tensor, shape, tensor.scalar_type());
+  return make_tensor(tensor, wanted ? shape_of(tensor) : std::vector<int64_t>{0}, tensor.scalar_type());
 }
 
 inline void check_wanted(const std::vector<bool>& wanted, size_t expected) {

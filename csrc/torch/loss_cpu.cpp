@@ -1,7 +1,6 @@
 // Cross entropy, focal and Huber loss on the CPU: checks, allocation, registration.
 #include <cmath>
 
-#include "cpu/kernels.h"
 #include "torch/loss_arguments.h"
 
 namespace seo_kernels {
@@ -27,8 +26,8 @@ struct ClassArguments {
 
 std::tuple<Tensor, Tensor> class_forward(ClassArguments a, cpu::ClassLossForwardParams p) {
   a.prepare(p);
-  Tensor losses = new_loss_tensor(a.input, {p.rows}, acc_type_of(a.input));
-  Tensor lse = new_loss_tensor(a.input, {p.rows}, acc_type_of(a.input));
+  Tensor losses = make_tensor(a.input, {p.rows}, acc_type_of(a.input));
+  Tensor lse = make_tensor(a.input, {p.rows}, acc_type_of(a.input));
   p.losses = losses.data_ptr();
   p.lse = lse.data_ptr();
   over_items(p.rows, p.classes, [&](int64_t begin, int64_t end) { cpu::kernels().loss.class_forward(p, begin, end); });
@@ -118,8 +117,8 @@ std::tuple<Tensor, Tensor> soft_cross_entropy_forward(Tensor input, Tensor targe
   SoftArguments a{input, target, weight, label_smoothing};
   cpu::SoftLossForwardParams p{};
   a.prepare(p);
-  Tensor losses = new_loss_tensor(input, {p.rows}, acc_type_of(input));
-  Tensor lse = new_loss_tensor(input, {p.rows}, acc_type_of(input));
+  Tensor losses = make_tensor(input, {p.rows}, acc_type_of(input));
+  Tensor lse = make_tensor(input, {p.rows}, acc_type_of(input));
   p.losses = losses.data_ptr();
   p.lse = lse.data_ptr();
   over_items(p.rows, p.classes, [&](int64_t begin, int64_t end) { cpu::kernels().loss.soft_forward(p, begin, end); });
@@ -180,7 +179,7 @@ Tensor huber_loss_forward(Tensor input, Tensor target, OptionalTensor weight, do
   HuberArguments a{input, target, weight, delta, sums};
   cpu::HuberForwardParams p{};
   a.prepare(p);
-  Tensor losses = new_loss_tensor(input, {p.rows, sums ? p.blocks() : p.columns}, a.acc());
+  Tensor losses = make_tensor(input, {p.rows, sums ? p.blocks() : p.columns}, a.acc());
   p.losses = losses.data_ptr();
   over_items(p.rows * p.blocks(), std::min(p.columns, cpu::kHuberBlock),
              [&](int64_t begin, int64_t end) { cpu::kernels().loss.huber_forward(p, begin, end); });

@@ -67,6 +67,56 @@ def class_rows(input: Tensor, target: Tensor, *, soft: bool = True) -> ClassRows
     return ClassRows(_flat(input, place), class_indices(target, shape, soft=soft).reshape(-1), shape, dtype)
 
 
+@dataclass(frozen=True)
+class HiddenRows:
+    """A linear layer with a loss, as rows: T is the product of all dimensions of the target."""
+
+    hidden: Tensor  # (T, D)
+    weight: Tensor  # (V, D)
+    target: Tensor  # int64 (T,)
+    shape: torch.Size  # of the loss before it is reduced
+    dtype: torch.dtype  # of the result
+
+
+def hidden_rows(hidden: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None) -> HiddenRows:
+    """Rows of hidden (..., D) and target (...). Under autocast hidden and weight are cast.
+
+    Raises:
+        TypeError: not a tensor, or a wrong dtype.
+        ValueError: shapes or devices that do not fit.
+    """
+    check_floating("hidden", hidden)
+    check_floating("weight", weight)
+    device = hidden.device
+    dtype = result_dtype(hidden)
+    if device.type != "meta" and torch.is_autocast_enabled(device.type):
+        wanted = torch.get_autocast_dtype(device.type)
+        hidden, weight = (t if t.dtype == torch.float64 else t.to(wanted) for t in (hidden, weight))
+    if weight.dtype != hidden.dtype:
+        raise TypeError(f"weight has dtype {weight.dtype}, expected hidden's {hidden.dtype}")
+    if not isinstance(target, Tensor):
+        raise TypeError(f"target is {kind(target)}, expected a tensor of class indices")
+    check_device("weight", weight, device)
+    check_device("target", target, device)
+    if hidden.ndim == 0:
+        raise ValueError("hidden has shape (), expected (..., dim)")
+    dim = hidden.shape[-1]
+    if weight.ndim != 2 or weight.shape[1] != dim:
+        raise ValueError(f"weight has shape {tuple(weight.shape)}, expected (classes, dim={dim})")
+    classes = weight.shape[0]
+    if classes == 0:
+        raise ValueError(f"weight has shape {tuple(weight.shape)}, expected at least one class")
+    if bias is not None:
+        check_floating("bias", bias)
+        check_device("bias", bias, device)
+        if bias.shape != (classes,):
+            raise ValueError(f"bias has shape {tuple(bias.shape)}, expected one per class, ({classes},)")
+    shape = hidden.shape[:-1]
+    indices = class_indices(target, shape)
+    flat = hidden if hidden.ndim == 2 else hidden.reshape(shape.numel(), dim)
+    return HiddenRows(flat, weight, indices.reshape(-1), shape, dtype)
+
+
 def class_indices(target: Tensor, shape: tuple[int, ...], *, soft: bool = False) -> Tensor:
     """The target as int64, if it is integer and has that shape."""
     if target.dtype not in _INDICES:

@@ -21,6 +21,7 @@ from seo_kernels.ops.loss_arguments import (
     class_rows,
     class_weight,
     counted_weight,
+    hidden_rows,
     huber_operands,
     reduced,
 )
@@ -101,16 +102,12 @@ def linear_cross_entropy(
     label_smoothing: float = 0.0,
 ) -> Tensor:
     """``seo_kernels.linear_cross_entropy`` in plain torch, with whole logits: same arguments and meaning."""
-    logits = linear(hidden, weight, None if bias is None else bias.to(weight.dtype))
-    classes = logits.shape[-1]
-    loss = cross_entropy(
-        logits.reshape(-1, classes),
-        target.reshape(-1),
-        ignore_index=ignore_index,
-        reduction=reduction,
-        label_smoothing=label_smoothing,
-    )
-    return loss.reshape(target.shape) if reduction == "none" else loss
+    check_reduction(reduction)
+    check_index("ignore_index", ignore_index)
+    smoothing = check_smoothing(label_smoothing)
+    rows = hidden_rows(hidden, weight, target, bias)
+    losses = linear_cross_entropy_rows(rows.hidden, rows.weight, rows.target, bias, ignore_index, smoothing)
+    return reduced(losses, reduction, rows.shape, rows.dtype, counted_weight(rows.target, ignore_index))
 
 
 def cross_entropy_rows(
@@ -129,6 +126,24 @@ def cross_entropy_rows(
         spread = -(log_p if weight is None else log_p * weight.to(log_p.dtype)).sum(1)
         direct = (1.0 - label_smoothing) * direct + (label_smoothing / input.shape[1]) * spread
     return torch.where(counted, direct, 0.0)
+
+
+def linear_cross_entropy_rows(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+) -> Tensor:
+    """``cross_entropy_rows`` of the logits hidden weight^T + bias.
+
+    Args:
+        hidden: (T, D). weight: (V, D). target: int64 (T,). bias: (V,) or None.
+    """
+    hidden = torch.where((target != ignore_index)[:, None], hidden, 0.0)  # whatever ignored rows held
+    logits = linear(hidden, weight, None if bias is None else bias.to(weight.dtype))
+    return cross_entropy_rows(logits, target, None, ignore_index, label_smoothing)
 
 
 def soft_cross_entropy_rows(

@@ -48,6 +48,17 @@ struct LogSumExp {
     sum += sum_vectors(count, [&](Vec<Acc> v) { return exp_from<Acc>(v, shift); }, x);
   }
 
+  // The numbers that another one has seen.
+  void add(const LogSumExp& other) {
+    const Acc best = other.largest > largest ? other.largest : largest;
+    if (best != -std::numeric_limits<Acc>::infinity()) {
+      sum = sum * std::exp(largest - best) + other.sum * std::exp(other.largest - best);
+    } else {
+      sum += other.sum;
+    }
+    largest = best;
+  }
+
   Acc value() const { return largest + std::log(sum); }
 };
 
