@@ -170,10 +170,10 @@ def huber_operands(
         TypeError: not tensors, or a wrong dtype.
         ValueError: shapes or devices that do not fit.
     """
-    for name, tensor in (("input", input), ("target", target), ("weight", weight)):
-        if tensor is not None or name != "weight":
-            check_floating(name, tensor)
-            check_device(name, tensor, input.device)
+    present = [("input", input), ("target", target)]
+    for name, tensor in present if weight is None else [*present, ("weight", weight)]:
+        check_floating(name, tensor)
+        check_device(name, tensor, input.device)
     try:
         shape = torch.broadcast_shapes(input.shape, target.shape)
     except RuntimeError:
