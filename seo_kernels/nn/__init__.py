@@ -2,6 +2,15 @@
 
 from seo_kernels.nn.attention import MultiheadAttention
 from seo_kernels.nn.linear import Linear
+from seo_kernels.nn.losses import CrossEntropyLoss, FocalLoss, HuberLoss, LinearCrossEntropyLoss
 from seo_kernels.nn.relative import RelativePositionTables
 
-__all__ = ["Linear", "MultiheadAttention", "RelativePositionTables"]
+__all__ = [
+    "CrossEntropyLoss",
+    "FocalLoss",
+    "HuberLoss",
+    "Linear",
+    "LinearCrossEntropyLoss",
+    "MultiheadAttention",
+    "RelativePositionTables",
+]
