@@ -72,9 +72,8 @@ def test_copies() -> None:
 
 
 def test_wrong_activation() -> None:
-    with pytest.raises(
-        ValueError, match="activation is a str \\('geglu'\\), expected one of gelu, gelu_tanh"
-    ):
+    message = r"activation is a str \('geglu'\), expected one of gelu, gelu_tanh"
+    with pytest.raises(ValueError, match=message):
         sk.nn.Linear(4, 3, activation="geglu")
     with pytest.raises(TypeError, match="expected one of gelu"):
         sk.nn.Linear(4, 3, activation=F.gelu)
