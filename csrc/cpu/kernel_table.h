@@ -2,7 +2,9 @@
 #pragma once
 
 #include "cpu/attention_params.h"
+#include "cpu/linear_cross_entropy_params.h"
 #include "cpu/linear_params.h"
+#include "cpu/loss_params.h"
 
 namespace seo_kernels::cpu {
 
@@ -11,6 +13,8 @@ struct Kernels {
   double (*fma_peak)(DType dtype, int64_t milliseconds);  // GFLOP/s of the calling thread; 0: no such instruction
   AttentionKernels attention;
   LinearKernels linear;
+  LossKernels loss;
+  LinearCrossEntropyKernels linear_cross_entropy;
 };
 
 }  // namespace seo_kernels::cpu

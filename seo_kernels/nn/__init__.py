@@ -1,6 +1,16 @@
 """Layers that take the place of torch's: subclasses, with the same arguments, meaning and state_dict keys."""
 
 from seo_kernels.nn.attention import MultiheadAttention
+from seo_kernels.nn.linear import Linear
+from seo_kernels.nn.losses import CrossEntropyLoss, FocalLoss, HuberLoss, LinearCrossEntropyLoss
 from seo_kernels.nn.relative import RelativePositionTables
 
-__all__ = ["MultiheadAttention", "RelativePositionTables"]
+__all__ = [
+    "CrossEntropyLoss",
+    "FocalLoss",
+    "HuberLoss",
+    "Linear",
+    "LinearCrossEntropyLoss",
+    "MultiheadAttention",
+    "RelativePositionTables",
+]
