@@ -18,6 +18,10 @@ void linear_matmul(const MatmulParams& p, const MatmulShare& share);
 void linear_lora_forward(const LoraForwardParams& p, const MatmulShare& share);
 void linear_lora_backward(const LoraBackwardParams& p, const MatmulShare& share, int64_t slot);
 void linear_gradient_rows(const GradientRowsParams& p, Range rows, int64_t slot);
+void bias_act_forward(const BiasActForwardParams& p, Range rows);
+void bias_act_backward(const BiasActBackwardParams& p, Range rows, int64_t slot);
+void gated_act_forward(const GatedActForwardParams& p, Range rows);
+void gated_act_backward(const GatedActBackwardParams& p, Range rows);
 double fma_peak(DType dtype, int64_t milliseconds);
 
 namespace {
