@@ -3,7 +3,9 @@
 
 #include "cpu/activation_params.h"
 #include "cpu/attention_params.h"
+#include "cpu/linear_cross_entropy_params.h"
 #include "cpu/linear_params.h"
+#include "cpu/loss_params.h"
 
 namespace seo_kernels::cpu {
 
@@ -13,6 +15,8 @@ struct Kernels {
   AttentionKernels attention;
   LinearKernels linear;
   ActivationKernels activation;
+  LossKernels loss;
+  LinearCrossEntropyKernels linear_cross_entropy;
 };
 
 }  // namespace seo_kernels::cpu

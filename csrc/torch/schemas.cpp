@@ -13,6 +13,29 @@ STABLE_TORCH_LIBRARY(seo_kernels, m) {
       "Tensor? slopes, Tensor? mask, Tensor? key_lengths, Tensor? query_segments, Tensor? key_segments, "
       "Tensor? sinks, Tensor? seed, float dropout_p, float scale, float softcap, SymInt query_offset, "
       "bool[9] wanted) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  // losses
+  m.def(
+      "cross_entropy_forward(Tensor input, Tensor target, Tensor? weight, int ignore_index, float label_smoothing) "
+      "-> (Tensor, Tensor)");
+  m.def(
+      "cross_entropy_backward(Tensor grad_losses, Tensor input, Tensor target, Tensor? weight, int ignore_index, "
+      "float label_smoothing, Tensor lse, bool[1] wanted) -> Tensor");
+  m.def(
+      "soft_cross_entropy_forward(Tensor input, Tensor target, Tensor? weight, float label_smoothing) "
+      "-> (Tensor, Tensor)");
+  m.def(
+      "soft_cross_entropy_backward(Tensor grad_losses, Tensor input, Tensor target, Tensor? weight, "
+      "float label_smoothing, Tensor lse, bool[2] wanted) -> (Tensor, Tensor)");
+  m.def(
+      "focal_loss_forward(Tensor input, Tensor target, Tensor? alpha, float gamma, int ignore_index) "
+      "-> (Tensor, Tensor)");
+  m.def(
+      "focal_loss_backward(Tensor grad_losses, Tensor input, Tensor target, Tensor? alpha, float gamma, "
+      "int ignore_index, Tensor lse, bool[1] wanted) -> Tensor");
+  m.def("huber_loss_forward(Tensor input, Tensor target, Tensor? weight, float delta, bool sums) -> Tensor");
+  m.def(
+      "huber_loss_backward(Tensor grad_losses, Tensor input, Tensor target, Tensor? weight, float delta, bool sums, "
+      "bool[3] wanted) -> (Tensor, Tensor, Tensor)");
   m.def("linear_forward(Tensor input, Tensor weight, Tensor? bias, str activation, bool keep) -> (Tensor, Tensor)");
   m.def(
       "linear_backward(Tensor grad_out, Tensor input, Tensor weight, Tensor? bias, Tensor? preactivation, "
@@ -32,6 +55,12 @@ STABLE_TORCH_LIBRARY(seo_kernels, m) {
   m.def(
       "gated_act_backward(Tensor grad_out, Tensor input, Tensor? up, str activation, bool[2] wanted) "
       "-> (Tensor, Tensor)");
+  m.def(
+      "linear_cross_entropy_forward(Tensor hidden, Tensor weight, Tensor target, Tensor? bias, int ignore_index, "
+      "float label_smoothing) -> (Tensor, Tensor)");
+  m.def(
+      "linear_cross_entropy_backward(Tensor grad_losses, Tensor hidden, Tensor weight, Tensor target, Tensor? bias, "
+      "int ignore_index, float label_smoothing, Tensor lse, bool[3] wanted) -> (Tensor, Tensor, Tensor)");
   m.def(
       "attention_plan(str pattern, Tensor? layout, int heads, int query_length, int key_length, int query_offset) "
       "-> Tensor");
