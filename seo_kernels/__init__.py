@@ -8,7 +8,7 @@ torch.Size([1, 2, 100, 16])
 
 __version__ = "0.1.0"
 
-from seo_kernels import nn, reference
+from seo_kernels import lora, nn, reference
 from seo_kernels._library import info
 from seo_kernels.ops.attention import attention
 from seo_kernels.ops.explain import explain
@@ -42,6 +42,7 @@ __all__ = [
     "explain",
     "info",
     "longformer",
+    "lora",
     "nn",
     "reference",
 ]
