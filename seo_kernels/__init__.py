@@ -12,6 +12,8 @@ from seo_kernels import lora, nn, reference
 from seo_kernels._library import info
 from seo_kernels.ops.attention import attention
 from seo_kernels.ops.explain import explain
+from seo_kernels.ops.linear import linear
+from seo_kernels.ops.lora_linear import lora_linear
 from seo_kernels.patterns import (
     BlockSparse,
     Causal,
@@ -41,8 +43,10 @@ __all__ = [
     "bigbird",
     "explain",
     "info",
+    "linear",
     "longformer",
     "lora",
+    "lora_linear",
     "nn",
     "reference",
 ]

@@ -12,15 +12,19 @@ ROOT = Path(__file__).resolve().parent.parent
 # Every unit of the package, and the units that it may import; a unit may always import itself.
 # "seo_kernels" stands for the package's public names. The longest name that fits a module is its unit.
 VALUES = {"patterns", "relative"}
-OPS = {*VALUES, "_library", "ops", "ops.arguments"}
+ARGUMENTS = {"ops.checks", "ops.arguments", "ops.linear_arguments"}
+OPS = {*VALUES, *ARGUMENTS, "_library", "ops"}
 PYTHON_LAYERS: dict[str, set[str]] = {
     "_C": set(),
     "_extras": set(),
     "_library": {"_C", "seo_kernels"},  # for the version
     "patterns": set(),
     "relative": set(),
-    "ops.arguments": VALUES,  # what the arguments mean: kernels and reference share it, it computes nothing
-    "reference": {*VALUES, "ops.arguments"},
+    # what the arguments mean: kernels and reference share it, it computes nothing
+    "ops.checks": set(),
+    "ops.arguments": {*VALUES, "ops.checks"},
+    "ops.linear_arguments": {"ops.checks"},
+    "reference": {*VALUES, *ARGUMENTS},
     "ops": {*OPS, "reference"},
     "nn": OPS,
     "lora": {*OPS, "nn", "_extras"},

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/attention_params.h"
+#include "cpu/linear_params.h"
 
 namespace seo_kernels::cpu {
 
@@ -9,6 +10,7 @@ struct Kernels {
   const char* capability;
   double (*fma_peak)(DType dtype, int64_t milliseconds);  // GFLOP/s of the calling thread; 0: no such instruction
   AttentionKernels attention;
+  LinearKernels linear;
 };
 
 }  // namespace seo_kernels::cpu

@@ -14,6 +14,18 @@ STABLE_TORCH_LIBRARY(seo_kernels, m) {
       "Tensor? sinks, Tensor? seed, float dropout_p, float scale, float softcap, SymInt query_offset, "
       "bool[9] wanted) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def(
+      "linear_forward(Tensor input, Tensor weight, Tensor? bias, str activation, bool keep) -> (Tensor, Tensor)");
+  m.def(
+      "linear_backward(Tensor grad_out, Tensor input, Tensor weight, Tensor? bias, Tensor? preactivation, "
+      "str activation, bool[3] wanted) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "lora_linear_forward(Tensor input, Tensor weight, Tensor? bias, Tensor lora_a, Tensor lora_b, Tensor? seed, "
+      "float scaling, float dropout_p) -> (Tensor, Tensor)");
+  m.def(
+      "lora_linear_backward(Tensor grad_out, Tensor input, Tensor weight, Tensor? bias, Tensor lora_a, "
+      "Tensor lora_b, Tensor projected, Tensor? seed, float scaling, float dropout_p, bool[5] wanted) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
       "attention_plan(str pattern, Tensor? layout, int heads, int query_length, int key_length, int query_offset) "
       "-> Tensor");
   m.def("fma_peak(str kind, int milliseconds) -> float");

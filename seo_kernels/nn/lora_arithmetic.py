@@ -8,16 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from seo_kernels.nn.linear import scripted_linear
 from seo_kernels.ops.linear import linear
 from seo_kernels.ops.lora_linear import lora_linear
 
 
 def base_output(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """input W^T + bias: (..., out)."""
-    if input.is_nested:
-        return F.linear(input, weight, bias)
     if torch.jit.is_scripting():
-        return torch.ops.seo_kernels.linear_forward(input, weight, bias, "", False)[0]
+        return scripted_linear(input, weight, bias, None)
     else:
         return linear(input, weight, bias)
 
@@ -42,7 +41,7 @@ def adapted_output(
         dropout_p: of this call, 0 in eval.
     """
     if magnitude is None:
-        if out is None and not input.is_nested:
+        if out is None and not _plain(input):
             return _fused(input, weight, bias, lora_a, lora_b, scaling, dropout_p)
         before = base_output(input, weight, bias) if out is None else out
         return before + scaling * _low_rank(F.dropout(input, dropout_p), lora_a, lora_b)
@@ -54,7 +53,7 @@ def adapted_output(
         update = scaling * _low_rank(dropped, lora_a, lora_b)
         scale = scale.to(before.dtype)
         return before + (scale - 1) * base_output(dropped, weight, None) + scale * update
-    if out is None and not input.is_nested:
+    if out is None and not _plain(input):
         before = _fused(input, weight, None, lora_a, lora_b, scaling, 0.0)
     else:
         before = base_output(input, weight, None) if out is None else _without_bias(out, bias)
@@ -98,6 +97,13 @@ def weight_norm(weight: Tensor, lora_a: Tensor, lora_b: Tensor, scaling: float) 
 def accumulation_dtype(weight: Tensor) -> torch.dtype:
     """What sums over a weight of this dtype are computed in."""
     return torch.float64 if weight.dtype == torch.float64 else torch.float32
+
+
+def _plain(input: Tensor) -> bool:
+    """Whether plain torch has to serve: what knows nested tensors and, under TorchScript, autocast."""
+    if torch.jit.is_scripting():
+        return input.is_nested or torch.is_autocast_enabled() or torch.is_autocast_cpu_enabled()
+    return input.is_nested
 
 
 def _fused(

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from seo_kernels import _library
 from seo_kernels.ops.arguments import AttentionArguments, normalise
-from seo_kernels.ops.attention_autodiff import AttentionFunction, forward_op, transformed
+from seo_kernels.ops.attention_autodiff import AttentionFunction, forward_op
 from seo_kernels.ops.attention_registration import register
+from seo_kernels.ops.transforms import transformed
 from seo_kernels.patterns import Pattern
 from seo_kernels.reference.attention import attention_op
 from seo_kernels.relative import RelativePosition

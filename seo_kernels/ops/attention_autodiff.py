@@ -17,6 +17,7 @@ from seo_kernels.ops.arguments import AttentionArguments
 from seo_kernels.ops.attention_second_order import second_order
 from seo_kernels.ops.attention_tiles import Differentiable
 from seo_kernels.ops.attention_vmap import FIELDS, vmap_backward, vmap_forward
+from seo_kernels.ops.transforms import transformed
 
 _PATTERN, _DROPOUT = FIELDS.index("pattern"), FIELDS.index("dropout_p")  # around them lie the tensors
 _TENSORS = _DROPOUT - 1
@@ -141,11 +142,6 @@ def _gradients(
     if torch.is_grad_enabled() or transformed():
         return AttentionBackwardFunction.apply(*arguments, *wanted)
     return _backward_op(*arguments, wanted)
-
-
-def transformed() -> bool:
-    """Whether ``torch.func`` transforms or forward mode are active: they see through a Function only."""
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def _save(ctx: Any, values: Sequence[Any], *others: Tensor | None) -> None:

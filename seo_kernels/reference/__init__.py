@@ -2,5 +2,6 @@
 backward."""
 
 from seo_kernels.reference.attention import attention
+from seo_kernels.reference.linear import linear, lora_linear
 
-__all__ = ["attention"]
+__all__ = ["attention", "linear", "lora_linear"]

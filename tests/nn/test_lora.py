@@ -262,12 +262,10 @@ class Named(nn.Linear):
 
 
 def test_layers_that_are_wrapped() -> None:
-    for base in (
-        Named(4, 4),
-        nn.modules.linear.NonDynamicallyQuantizableLinear(4, 4),
-        nn.Linear(4, 4, device="meta"),
-    ):
-        assert sk.nn.LoRALinear(base, 2)(torch.ones(3, 4, device=base.weight.device)).shape == (3, 4)
+    for base in (Named(4, 4), nn.modules.linear.NonDynamicallyQuantizableLinear(4, 4), sk.nn.Linear(4, 4)):
+        x = torch.randn(3, 4)
+        torch.testing.assert_close(sk.nn.LoRALinear(base, 2)(x), base(x))
+    assert sk.nn.LoRALinear(nn.Linear(4, 4, device="meta"), 2).adapters["default"].lora_a.is_meta
 
 
 def test_layers_that_cannot_be_wrapped() -> None:
@@ -285,6 +283,8 @@ def test_layers_that_cannot_be_wrapped() -> None:
     hooked.register_forward_hook(lambda module, args, output: None)
     with pytest.raises(ValueError, match="has forward or backward hooks"):
         sk.nn.LoRALinear(hooked, 2)
+    with pytest.raises(ValueError, match="base has activation='gelu', expected a layer without"):
+        sk.nn.LoRALinear(sk.nn.Linear(4, 4, activation="gelu"), 2)
     computed = nn.utils.parametrizations.orthogonal(nn.Linear(4, 4))
     with pytest.raises((TypeError, ValueError), match="parametrization"):
         sk.nn.LoRALinear(computed, 2)

@@ -11,6 +11,13 @@ void attention_backward(const AttentionBackwardParams& p, UnitRange units, int64
 void attention_combine(const AttentionBackwardParams& p, const UnitRange* slots, int64_t slot_count, int64_t head_begin,
                        int64_t head_end);
 void attention_mask_gradient(const AttentionMaskGradientParams& p, int64_t begin, int64_t end);
+int64_t linear_panel_bytes(DType dtype, int64_t inner, int64_t columns);
+int64_t linear_panel_count(DType dtype, int64_t columns);
+void linear_pack(DType dtype, const PackedMatrix& matrix, Range panels);
+void linear_matmul(const MatmulParams& p, const MatmulShare& share);
+void linear_lora_forward(const LoraForwardParams& p, const MatmulShare& share);
+void linear_lora_backward(const LoraBackwardParams& p, const MatmulShare& share, int64_t slot);
+void linear_gradient_rows(const GradientRowsParams& p, Range rows, int64_t slot);
 double fma_peak(DType dtype, int64_t milliseconds);
 
 namespace {

@@ -20,6 +20,9 @@ constexpr const char* kCapability = "portable";
 extern "C" __attribute__((visibility("default"))) const seo_kernels::cpu::Kernels* seo_kernels_cpu_plugin() {
   using namespace seo_kernels::cpu;
   static const Kernels kernels{
-      kCapability, fma_peak, {attention_forward, attention_backward, attention_combine, attention_mask_gradient}};
+      kCapability,
+      fma_peak,
+      {attention_forward, attention_backward, attention_combine, attention_mask_gradient},
+      {linear_panel_bytes, linear_panel_count, linear_pack, linear_matmul, linear_lora_forward, linear_lora_backward, linear_gradient_rows}};
   return &kernels;
 }

@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "cpu/isa/attention/dropout_rows.h"
+#include "cpu/isa/attention/dropout_tile.h"
 #include "cpu/isa/attention/packed_rows.h"
 #include "cpu/isa/attention/score_tile.h"
 

@@ -3,7 +3,7 @@
 // Shared by the backward pass and by the gradient of an additive mask.
 #pragma once
 
-#include "cpu/isa/attention/dropout_rows.h"
+#include "cpu/isa/attention/dropout_tile.h"
 #include "cpu/isa/attention/packed_panels.h"
 #include "cpu/isa/attention/score_tile.h"
 

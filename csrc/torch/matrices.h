@@ -1,0 +1,58 @@
+// Tensors as matrices, and the division of matrix products among threads.
+#pragma once
+
+#include <algorithm>
+
+#include "cpu/huge_pages.h"
+#include "cpu/kernels.h"
+#include "torch/tensors.h"
+
+namespace seo_kernels {
+
+// A new tensor like another, on large pages where it is large.
+inline Tensor make_tensor(const Tensor& like, const std::vector<int64_t>& shape, ScalarType type, bool zero = false) {
+  const torch::headeronly::IntHeaderOnlyArrayRef sizes(shape.data(), shape.size());
+  if (zero) return torch::stable::new_zeros(like, sizes, type);
+  Tensor tensor = torch::stable::new_empty(like, sizes, type);
+  cpu::advise_huge_pages(tensor.data_ptr(), static_cast<size_t>(tensor.numel()) * tensor.element_size());
+  return tensor;
+}
+
+inline std::vector<int64_t> shape_of(const Tensor& tensor) {
+  std::vector<int64_t> shape;
+  for (int64_t n = 0; n < tensor.dim(); ++n) shape.push_back(tensor.size(n));
+  return shape;
+}
+
+// (..., n) as (rows, n). The tensor is replaced by a contiguous copy where its leading dimensions are not those of one
+// matrix, or neighbours lie side by side neither in rows nor in columns.
+inline cpu::MatrixView matrix_of(Tensor& tensor, const char* name) {
+  const int64_t last = tensor.dim() - 1;
+  cpu::MatrixView view;
+  view.dtype = dtype_of(tensor, name);
+  view.columns = tensor.size(last);
+  view.rows = 1;
+  for (int64_t n = 0; n < last; ++n) view.rows *= tensor.size(n);
+  bool one_stride = true;
+  int64_t next = -1;  // the stride that the next dimension to the left must have; -1: any
+  for (int64_t n = last - 1; n >= 0; --n) {
+    if (tensor.size(n) == 1) continue;
+    if (next < 0) {
+      view.row_stride = tensor.stride(n);
+    } else if (tensor.stride(n) != next) {
+      one_stride = false;
+    }
+    next = tensor.stride(n) * tensor.size(n);
+  }
+  view.column_stride = tensor.stride(last);
+  const bool scattered = view.rows > 1 && view.columns > 1 && view.row_stride != 1 && view.column_stride != 1;
+  if ((!one_stride || scattered) && view.rows > 0 && view.columns > 0) {
+    tensor = torch::stable::contiguous(tensor);
+    view.row_stride = view.columns;
+    view.column_stride = 1;
+  }
+  view.data = tensor.data_ptr();
+  return view;
+}
+
+}  // namespace seo_kernels
