@@ -46,6 +46,8 @@ class LoRALinear(nn.Module):
     ['adapters.default.lora_a', 'adapters.default.lora_b']
     """
 
+    __jit_unused_properties__ = ("merged",)
+
     bias: nn.Parameter | None
     unmerged_weight: Tensor | None
     active_adapters: list[str]
@@ -86,9 +88,8 @@ class LoRALinear(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features); the adapters count unless they are merged or disabled."""
-        weight = self.weight
-        if self.adapters_disabled and self.unmerged_weight is not None:
-            weight = self.unmerged_weight
+        original = self.unmerged_weight
+        weight = self.weight if original is None or not self.adapters_disabled else original
         if self.transposed:
             weight = weight.t()
         out: Tensor | None = None
@@ -100,7 +101,7 @@ class LoRALinear(nn.Module):
                             input,
                             out,
                             weight,
-                            self.bias,
+                            self.bias if active == self.active_adapters[-1] else None,
                             adapter.lora_a,
                             adapter.lora_b,
                             adapter.lora_magnitude,

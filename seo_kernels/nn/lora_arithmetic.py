@@ -8,15 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seo_kernels.nn.linear import scripted_linear
 from seo_kernels.ops.linear import linear
 from seo_kernels.ops.lora_linear import lora_linear
 
 
 def base_output(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """input W^T + bias: (..., out)."""
+    if input.is_nested:
+        return F.linear(input, weight, bias)
     if torch.jit.is_scripting():
-        return scripted_linear(input, weight, bias, None)
+        dtype = _scripted_dtype(input, weight)
+        if bias is not None:
+            bias = bias.to(dtype)
+        return torch.ops.seo_kernels.linear_forward(input.to(dtype), weight.to(dtype), bias, "", False)[0]
     else:
         return linear(input, weight, bias)
 
@@ -35,31 +39,32 @@ def adapted_output(
     """``out``, or where it is None the base layer's output, with one adapter applied: (..., out).
 
     Args:
-        input: (..., in); weight: (out, in); bias: (out,) or None.
-        out: (..., out), what the adapters before this one left.
+        input: (..., in); weight: (out, in).
+        out: (..., out), what the adapters before this one left, without the bias.
+        bias: (out,), given with the last adapter, or None.
         lora_a, lora_b: (r, in), (out, r); magnitude: (out,) with DoRA, else None.
         dropout_p: of this call, 0 in eval.
     """
     if magnitude is None:
-        if out is None and not _plain(input):
+        if out is None and not input.is_nested:
             return _fused(input, weight, bias, lora_a, lora_b, scaling, dropout_p)
-        before = base_output(input, weight, bias) if out is None else out
-        return before + scaling * _low_rank(F.dropout(input, dropout_p), lora_a, lora_b)
+        before = base_output(input, weight, None) if out is None else out
+        update = _low_rank(F.dropout(input, dropout_p), lora_a, lora_b, scaling, bias)
+        return (before + update).to(before.dtype)  # TorchScript's autocast makes the sum wider
 
     scale = magnitude / weight_norm(weight, lora_a, lora_b, scaling).to(magnitude.dtype)  # (out,)
     if dropout_p > 0.0:  # PEFT's dropout acts on what DoRA scales, not on the base layer's own output
-        before = base_output(input, weight, bias) if out is None else out
+        before = base_output(input, weight, None) if out is None else out
         dropped = F.dropout(input, dropout_p)
-        update = scaling * _low_rank(dropped, lora_a, lora_b)
-        scale = scale.to(before.dtype)
-        return before + (scale - 1) * base_output(dropped, weight, None) + scale * update
-    if out is None and not _plain(input):
+        base = base_output(dropped, weight, None)
+        update = _low_rank(dropped, lora_a, lora_b, scaling, None)
+        return (before + (_scaled(base + update, scale, bias) - base)).to(before.dtype)
+    if out is None and not input.is_nested:
         before = _fused(input, weight, None, lora_a, lora_b, scaling, 0.0)
     else:
-        before = base_output(input, weight, None) if out is None else _without_bias(out, bias)
-        before = before + scaling * _low_rank(input, lora_a, lora_b)
-    scaled = before * scale.to(before.dtype)
-    return scaled if bias is None else scaled + bias.to(scaled.dtype)
+        before = base_output(input, weight, None) if out is None else out
+        before = (before + _low_rank(input, lora_a, lora_b, scaling, None)).to(before.dtype)
+    return _scaled(before, scale, bias).to(before.dtype)
 
 
 @torch.no_grad()
@@ -99,13 +104,6 @@ def accumulation_dtype(weight: Tensor) -> torch.dtype:
     return torch.float64 if weight.dtype == torch.float64 else torch.float32
 
 
-def _plain(input: Tensor) -> bool:
-    """Whether plain torch has to serve: what knows nested tensors and, under TorchScript, autocast."""
-    if torch.jit.is_scripting():
-        return input.is_nested or torch.is_autocast_enabled() or torch.is_autocast_cpu_enabled()
-    return input.is_nested
-
-
 def _fused(
     input: Tensor,
     weight: Tensor,
@@ -119,12 +117,15 @@ def _fused(
         seed: Tensor | None = None
         if dropout_p > 0.0:
             seed = torch.randint(0x7FFFFFFFFFFFFFFF, [], dtype=torch.int64, device=input.device)
+        dtype = _scripted_dtype(input, weight)
+        if bias is not None:
+            bias = bias.to(dtype)
         return torch.ops.seo_kernels.lora_linear_forward(
-            input,
-            weight,
+            input.to(dtype),
+            weight.to(dtype),
             bias,
-            lora_a.to(input.dtype),
-            lora_b.to(input.dtype),
+            lora_a.to(dtype),
+            lora_b.to(dtype),
             seed,
             scaling,
             dropout_p,
@@ -133,10 +134,23 @@ def _fused(
         return lora_linear(input, weight, bias, lora_a, lora_b, scaling=scaling, dropout_p=dropout_p)
 
 
-def _low_rank(input: Tensor, lora_a: Tensor, lora_b: Tensor) -> Tensor:
+def _scripted_dtype(input: Tensor, weight: Tensor) -> torch.dtype:
+    """What autocast makes of a product of these; asking it, ``is_autocast_cpu_enabled``, crashes TorchScript."""
+    return F.linear(input.new_empty([0, 1]), weight.new_empty([0, 1])).dtype
+
+
+def _low_rank(input: Tensor, lora_a: Tensor, lora_b: Tensor, scaling: float, bias: Tensor | None) -> Tensor:
     projected = F.linear(input, lora_a.to(input.dtype))  # (..., r)
-    return F.linear(projected, lora_b.to(projected.dtype))
+    if bias is not None:
+        bias = bias.to(projected.dtype)
+    return F.linear(projected, (scaling * lora_b).to(projected.dtype), bias)
 
 
-def _without_bias(out: Tensor, bias: Tensor | None) -> Tensor:
-    return out if bias is None else out - bias.to(out.dtype)
+def _scaled(out: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    """out * scale + bias: (..., out)."""
+    scale = scale.to(out.dtype)
+    if bias is not None:
+        bias = bias.to(out.dtype)
+    if out.is_nested:  # which multiply with matrices only
+        return F.linear(out, torch.diag(scale), bias)
+    return out * scale if bias is None else out * scale + bias

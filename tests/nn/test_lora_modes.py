@@ -55,6 +55,7 @@ def test_state_dict(kind: str, variant: dict[str, Any]) -> None:
 @pytest.mark.parametrize("kind", ["linear", "conv1d"])
 def test_compile(kind: str, variant: dict[str, Any], dropout: float) -> None:
     layer = two_adapters(kind, torch.float32, dropout=dropout, **variant)
+    torch.compiler.reset()  # the layers share their code, which is recompiled a few times only
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     x = torch.randn(5, IN)
     for change in (lambda: None, lambda: layer.set_adapter("a"), layer.eval, layer.merge, layer.unmerge):
