@@ -30,8 +30,8 @@ def apply(
         model: any module with ``nn.Linear`` or transformers' ``Conv1D`` layers inside.
         rank, alpha, dropout, use_rslora, use_dora, init: as of ``sk.nn.LoRALinear``.
         target_modules: as in PEFT. A list: layers whose path equals an entry or ends in "." and an entry. A
-            string: a regular expression for the whole path. "all-linear": all of them but the output head of a
-            transformers model.
+            string: a regular expression for the whole path. "all-linear": all of them but the output head
+            of a transformers model.
         exclude_modules: matched likewise, taken out.
         rank_pattern, alpha_pattern: other ranks and alphas by path, as in PEFT: the first key, a regular
             expression, that is the path or its end after a dot.
@@ -39,7 +39,8 @@ def apply(
             ``sk.lora.set_adapter``.
 
     A torch.nn.MultiheadAttention reads the weight of its out_proj and does not call it: where that is a
-    target, ``sk.nn.MultiheadAttention`` takes the parent's place. A module that stands at several paths is
+    target, ``sk.nn.MultiheadAttention`` takes the parent's place. A torch.nn.TransformerEncoder with adapters
+    makes no nested tensors any more. A module that stands at several paths is
     replaced at all of them. Warns where another module shares a target's weight.
 
     Returns:

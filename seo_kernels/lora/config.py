@@ -107,7 +107,9 @@ def render(
         "modules_to_save": None,
         "peft_type": "LORA",
         "r": rank,
-        "rank_pattern": {_pattern(path): layer.rank for path, layer in settings.items() if layer.rank != rank},
+        "rank_pattern": {
+            _pattern(path): layer.rank for path, layer in settings.items() if layer.rank != rank
+        },
         "target_modules": shortest_targets(model, list(settings)),
         "task_type": None,
         "use_dora": some.use_dora,
@@ -118,7 +120,9 @@ def render(
 
 def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
-        raise FileNotFoundError(f"there is no {str(file)!r}, expected a folder that PEFT or sk.lora.save wrote")
+        raise FileNotFoundError(
+            f"there is no {str(file)!r}, expected a folder that PEFT or sk.lora.save wrote"
+        )
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:

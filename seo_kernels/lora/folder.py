@@ -43,7 +43,9 @@ def save(model: nn.Module, folder: str | os.PathLike[str], *, adapter: str = "de
     layers = {path: layer for path, layer in adapted_layers(model).items() if adapter in layer.adapters}
     if not layers:
         names = adapter_names(model)
-        raise ValueError(f"adapter is {adapter!r}, expected one of {names or 'the names given to sk.lora.apply'}")
+        raise ValueError(
+            f"adapter is {adapter!r}, expected one of {names or 'the names given to sk.lora.apply'}"
+        )
     if "" in layers:
         raise ValueError("model is a LoRALinear itself, expected a model with such layers inside")
     settings, tensors = {}, {}
@@ -51,11 +53,11 @@ def save(model: nn.Module, folder: str | os.PathLike[str], *, adapter: str = "de
         held = layer.adapters[adapter]
         assert isinstance(held, LoRAAdapter)
         settings[path] = Settings(held.rank, held.alpha, held.dropout, held.use_rslora, held.use_dora)
-        for name, parameter in held.named_parameters():
-            tensors[f"{PREFIX}{path}.{NAMES[name]}"] = parameter.detach().cpu().contiguous().clone()
+        for part, parameter in held.named_parameters():
+            tensors[f"{PREFIX}{path}.{NAMES[part]}"] = parameter.detach().cpu().contiguous().clone()
     transposed = all(layer.transposed for layer in layers.values())
-    name = getattr(getattr(model, "config", None), "_name_or_path", None) or None
-    text = config.render(model, settings, transposed, name)
+    base_name = getattr(getattr(model, "config", None), "_name_or_path", None) or None
+    text = config.render(model, settings, transposed, base_name)
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     safetensors.save_file(tensors, target / FILE, metadata={"format": "pt"})
@@ -113,7 +115,7 @@ def _check_tensors(
     Raises:
         ValueError: there is not.
     """
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for path, settings in plan.items():
         module = model.get_submodule(path)
         in_features, out_features = (
@@ -125,12 +127,14 @@ def _check_tensors(
             shapes[f"{PREFIX}{path}.{NAMES['lora_magnitude']}"] = (out_features,)
     missing = [key for key in shapes if key not in tensors]
     if missing:
-        raise ValueError(f"{str(file)!r} lacks {_some(missing)}, expected the tensors of every layer it is for")
+        raise ValueError(
+            f"{str(file)!r} lacks {_some(missing)}, expected the tensors of every layer it is for"
+        )
     unexpected = [key for key in tensors if key not in shapes]
     if unexpected:
         raise ValueError(
-            f"{str(file)!r} has {_some(unexpected)}, for which this model has no place; expected an adapter of "
-            "the same architecture"
+            f"{str(file)!r} has {_some(unexpected)}, for which this model has no place; expected an "
+            "adapter of the same architecture"
         )
     for key, shape in shapes.items():
         if tuple(tensors[key].shape) != shape:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from seo_kernels.lora.parents import check_not_read_by_model, replacement
+from seo_kernels.lora.parents import check_not_read_by_model, keep_from_nesting, replacement
 from seo_kernels.lora.report import Report, make_report
 from seo_kernels.lora.switching import adapted_layers
 from seo_kernels.nn.lora import LoRALinear
 from seo_kernels.nn.lora_adapter import check_name, check_numbers
-from seo_kernels.nn.lora_base import check_base, features, is_conv1d
+from seo_kernels.nn.lora_base import base_parameters, features, is_conv1d
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def check_targets(model: nn.Module, plan: Mapping[str, Settings], adapter: str) 
             sizes = (module.in_features, module.out_features)
         else:
             try:
-                check_base(module)
+                base_parameters(module)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"{path} cannot be adapted: {error}") from None
             sizes = features(module)
@@ -52,7 +52,9 @@ def check_targets(model: nn.Module, plan: Mapping[str, Settings], adapter: str) 
             raise type(error)(f"{path}: {error}") from None
 
 
-def install(model: nn.Module, plan: Mapping[str, Settings], adapter: str) -> tuple[Report, dict[str, LoRALinear]]:
+def install(
+    model: nn.Module, plan: Mapping[str, Settings], adapter: str
+) -> tuple[Report, dict[str, LoRALinear]]:
     """Give the planned layers the adapter, and freeze all else if it is the model's first.
 
     The first adapter is active; a further one waits for ``set_adapter``, as in PEFT.
@@ -69,7 +71,7 @@ def install(model: nn.Module, plan: Mapping[str, Settings], adapter: str) -> tup
     tied = [path for path in plan if _shares_weight(model, modules[path])]
     replacements: dict[nn.Module, nn.Module] = {}
     replaced_parents = []
-    for path, module in modules.items():
+    for module in modules.values():
         for parent_path, name in _places(model, module):
             parent = model.get_submodule(parent_path)
             new_parent = replacement(parent, parent_path, name)
@@ -100,10 +102,11 @@ def install(model: nn.Module, plan: Mapping[str, Settings], adapter: str) -> tup
             _add(module, plan[path], adapter)
             layers[path] = module
     _put_in_place(model, replacements)
+    keep_from_nesting(model)
     if tied:
         warnings.warn(
-            f"{', '.join(tied)}: another module shares the weight; the adapter acts here only, and merging gives "
-            "this layer a weight of its own",
+            f"{', '.join(tied)}: another module shares the weight; the adapter acts here only, and merging "
+            "gives this layer a weight of its own",
             stacklevel=3,
         )
     ordered = {path: layers[path] for path in plan}
@@ -142,7 +145,7 @@ def _places(model: nn.Module, module: nn.Module) -> list[tuple[str, str]]:
 
 
 def _put_in_place(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
-    """Replace modules wherever they stand, those inside other replaced ones too. Collects before it changes."""
+    """Replace modules wherever they stand, inside other replaced ones too. Collects, then changes."""
     parents = [*model.modules(), *(new for new in replacements.values() if not isinstance(new, LoRALinear))]
     changes = [
         (parent, name, replacements[child])

@@ -22,8 +22,8 @@ def find_targets(
 
     Args:
         target_modules: a sequence of names, which match a path that equals one or ends in "." and one; a
-            string, a regular expression for the whole path; or "all-linear": every linear layer but the output
-            head that a transformers model names.
+            string, a regular expression for the whole path; or "all-linear": every linear layer but the
+            output head that a transformers model names.
         exclude_modules: matched in the same way, taken out.
 
     Raises:

@@ -3,6 +3,7 @@
 from torch import nn
 
 from seo_kernels.nn.attention import MultiheadAttention
+from seo_kernels.nn.lora import LoRALinear
 
 # their fused kernels take out_proj's weight (transformers' model types)
 STATE_SPACE_MODELS = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
@@ -36,12 +37,25 @@ def replacement(parent: nn.Module, parent_path: str, child_name: str) -> Multihe
         new = MultiheadAttention.from_torch(parent)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{parent_path}.out_proj is read as a weight by its parent, not called, so its adapter would have "
-            f"no effect, and the parent cannot be replaced: {error}"
+            f"{parent_path}.out_proj is read as a weight by its parent, not called, so its adapter would "
+            f"have no effect, and the parent cannot be replaced: {error}"
         ) from None
     if not parent_path:
         raise ValueError(
-            "the model itself is a torch.nn.MultiheadAttention, which reads the weight of its out_proj and does "
-            "not call it; expected seo_kernels.nn.MultiheadAttention.from_torch(model) instead"
+            "the model itself is a torch.nn.MultiheadAttention, which reads the weight of its out_proj and "
+            "does not call it; expected seo_kernels.nn.MultiheadAttention.from_torch(model) instead"
         )
     return new
+
+
+def keep_from_nesting(model: nn.Module) -> None:
+    """Stop torch's encoders from making nested tensors of padded input to their adapted layers.
+
+    In eval they do where their first layer's weights want no gradient, although adapters may; its attention
+    then refuses.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoder) and any(
+            isinstance(m, LoRALinear) for m in module.modules()
+        ):
+            module.use_nested_tensor = False

@@ -29,11 +29,12 @@ def set_adapter(model: nn.Module, names: str | Sequence[str]) -> None:
     known = adapter_names(_adapted(model))
     if not set(names) <= set(known) or len(set(names)) < len(names):
         raise ValueError(f"adapters are {names}, expected some of {known}, each once")
-    wanted = {layer: [name for name in names if name in layer.adapters] for layer in adapted_layers(model).values()}
-    for path, layer in adapted_layers(model).items():
+    layers = adapted_layers(model)
+    wanted = {layer: [name for name in names if name in layer.adapters] for layer in layers.values()}
+    for path, layer in layers.items():
         if layer.merged and layer.merged_adapters != wanted[layer]:
             raise RuntimeError(
-                f"{path} holds {layer.merged_adapters} merged, expected unmerge() before {names} become active"
+                f"{path} holds {layer.merged_adapters} merged, expected unmerge() before {names} are active"
             )
     for layer, present in wanted.items():
         layer.set_adapter(present)

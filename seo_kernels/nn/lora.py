@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -10,16 +10,17 @@ from torch import Tensor, nn
 from seo_kernels.nn.fast_path import ForwardGuard
 from seo_kernels.nn.lora_adapter import LoRAAdapter, check_name
 from seo_kernels.nn.lora_arithmetic import accumulation_dtype, adapted_output, base_output, merged_weight
-from seo_kernels.nn.lora_base import check_base, features, is_conv1d
+from seo_kernels.nn.lora_base import base_parameters, features, is_conv1d
 
 
 class LoRALinear(nn.Module):
     """LoRA (Hu et al. 2021) around a linear layer: input W^T + b + scaling * dropout(input) A^T B^T.
 
     It takes the place of ``base``, whose weight and bias it takes over: the same objects, frozen
-    (``requires_grad=False``), under the same names, so that a model's state_dict keeps its keys. The parameters
-    of its adapters are named ``adapters.<name>.lora_a``, ``.lora_b`` and, with DoRA, ``.lora_magnitude``; no
-    other has "lora" in its name. They are float32 around a bfloat16 or float16 weight, else of its dtype.
+    (``requires_grad=False``), under the same names, so that a model's state_dict keeps its keys. The
+    parameters of its adapters are named ``adapters.<name>.lora_a``, ``.lora_b`` and, with DoRA,
+    ``.lora_magnitude``; no other has "lora" in its name. They are float32 around a bfloat16 or float16
+    weight, else of its dtype.
 
     Args:
         base: an ``nn.Linear``, or transformers' ``Conv1D`` (weight (in, out)), without hooks and with no
@@ -30,7 +31,8 @@ class LoRALinear(nn.Module):
         use_rslora: rank-stabilised scaling (Kalajdzievski 2023).
         use_dora: DoRA (Liu et al. 2024): the rows of weight and update together are scaled to learned
             magnitudes; their norms get no gradient.
-        init: of lora_a, "kaiming" (uniform, as ``nn.Linear`` itself) or "gaussian" (std 1 / rank); lora_b is 0.
+        init: of lora_a, "kaiming" (uniform, as ``nn.Linear`` itself) or "gaussian" (std 1 / rank); lora_b is
+            zero.
         adapter: the first adapter's name. It is active; others come by ``add_adapter``.
 
     Several active adapters are summed as in PEFT: each in turn, with its own dropout; one with DoRA also
@@ -48,10 +50,13 @@ class LoRALinear(nn.Module):
 
     __jit_unused_properties__ = ("merged",)
 
+    weight: nn.Parameter
     bias: nn.Parameter | None
     unmerged_weight: Tensor | None
     active_adapters: list[str]
     merged_adapters: list[str]
+    if TYPE_CHECKING:  # at run time TorchScript would take it for the attribute's type
+        adapters: Any  # of LoRAAdapter
 
     def __init__(
         self,
@@ -65,21 +70,18 @@ class LoRALinear(nn.Module):
         init: str = "kaiming",
         adapter: str = "default",
     ) -> None:
-        check_base(base)
+        weight, bias = base_parameters(base)
         super().__init__()
         self.in_features, self.out_features = features(base)
         self.transposed = is_conv1d(base)
-        self.weight = base.weight
-        self.bias = base.bias
+        self.weight, self.bias = weight, bias
         self.register_buffer("unmerged_weight", None, persistent=False)
         self.adapters = nn.ModuleDict()
         self.forward_guard = ForwardGuard()
         self.active_adapters = []
         self.merged_adapters = []
         self.adapters_disabled = False
-        self.add_adapter(
-            adapter, rank, alpha, dropout, use_rslora=use_rslora, use_dora=use_dora, init=init
-        )
+        self.add_adapter(adapter, rank, alpha, dropout, use_rslora=use_rslora, use_dora=use_dora, init=init)
         self.set_adapter(adapter)
         self.train(base.training)
         for parameter in (self.weight, self.bias):
@@ -87,7 +89,7 @@ class LoRALinear(nn.Module):
                 parameter.requires_grad_(False)
 
     def forward(self, input: Tensor) -> Tensor:
-        """(..., in_features) -> (..., out_features); the adapters count unless they are merged or disabled."""
+        """(..., in_features) -> (..., out_features), with the adapters that are active and not merged."""
         original = self.unmerged_weight
         weight = self.weight if original is None or not self.adapters_disabled else original
         if self.transposed:
@@ -188,8 +190,8 @@ class LoRALinear(nn.Module):
     def merge(self) -> None:
         """Add the active adapters to the weight, computed in float32 or more and rounded once.
 
-        ``weight`` becomes another parameter, and the base's is kept aside until ``unmerge``: nothing else that
-        shares it changes. The adapters get no gradients meanwhile. On a merged layer it does nothing.
+        ``weight`` becomes another parameter, and the base's is kept aside until ``unmerge``: nothing else
+        that shares it changes. The adapters get no gradients meanwhile. On a merged layer it does nothing.
         """
         if self.merged or not self.active_adapters:
             return
@@ -197,7 +199,6 @@ class LoRALinear(nn.Module):
         merged = base
         for name in self.active_adapters:
             adapter = self.adapters[name]
-            assert isinstance(adapter, LoRAAdapter)
             merged = merged_weight(
                 merged, base, adapter.lora_a, adapter.lora_b, adapter.lora_magnitude, adapter.scaling
             )
@@ -246,5 +247,7 @@ class LoRALinear(nn.Module):
 
     @torch.jit.unused
     def extra_repr(self) -> str:
-        text = f"in_features={self.in_features}, out_features={self.out_features}, active={self.active_adapters}"
+        text = (
+            f"in_features={self.in_features}, out_features={self.out_features}, active={self.active_adapters}"
+        )
         return text + ", transposed=True" * self.transposed + ", merged=True" * self.merged

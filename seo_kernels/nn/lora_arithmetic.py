@@ -135,7 +135,7 @@ def _fused(
 
 
 def _scripted_dtype(input: Tensor, weight: Tensor) -> torch.dtype:
-    """What autocast makes of a product of these; asking it, ``is_autocast_cpu_enabled``, crashes TorchScript."""
+    """What autocast makes of a product of these: to ask it, ``is_autocast_cpu_enabled``, is a crash there."""
     return F.linear(input.new_empty([0, 1]), weight.new_empty([0, 1])).dtype
 
 

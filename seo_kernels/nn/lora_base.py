@@ -15,8 +15,8 @@ def is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or is_conv1d(module)
 
 
-def check_base(base: nn.Module) -> None:
-    """Raise unless ``base`` computes input W^T + b and nothing else.
+def base_parameters(base: nn.Module) -> tuple[nn.Parameter, nn.Parameter | None]:
+    """Weight and bias of a layer that computes input W^T + b and nothing else.
 
     Raises:
         TypeError: another kind of layer, or one whose own forward would be lost.
@@ -40,10 +40,12 @@ def check_base(base: nn.Module) -> None:
         raise ValueError(
             f"base has activation={base.activation!r}, expected a layer without: LoRA is added before it"
         )
-    if not isinstance(base.weight, nn.Parameter):
+    weight, bias = base.weight, base.bias
+    if not isinstance(weight, nn.Parameter) or not isinstance(bias, (nn.Parameter, type(None))):
         raise ValueError("base computes its weight (a parametrization?), expected a plain parameter")
-    if not base.weight.is_floating_point():
-        raise TypeError(f"base.weight is {base.weight.dtype}, expected a floating-point dtype")
+    if not weight.is_floating_point():
+        raise TypeError(f"base.weight is {weight.dtype}, expected a floating-point dtype")
+    return weight, bias
 
 
 def features(base: nn.Module) -> tuple[int, int]:

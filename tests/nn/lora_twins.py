@@ -59,9 +59,7 @@ def peft_twin(layer: sk.nn.LoRALinear, base: nn.Module) -> nn.Module:
             fan_in_fan_out=layer.transposed,
         )
         if twin is None:
-            twin = Linear(
-                copy.deepcopy(base), name, config, r=adapter.rank, lora_alpha=adapter.alpha
-            )
+            twin = Linear(copy.deepcopy(base), name, config, r=adapter.rank, lora_alpha=adapter.alpha)
         else:
             twin.update_layer(name, adapter.rank, adapter.alpha, config)
         twin.lora_A[name].weight.data = adapter.lora_a.detach().clone()

@@ -93,7 +93,9 @@ def test_adapters_cannot_be_switched_while_merged_but_added() -> None:
     base = base_layer()
     layer = ours(base, ("a", "b"))
     layer.merge()
-    with pytest.raises(RuntimeError, match=r"adapters \['a'\] are merged, expected unmerge\(\) before \['b'\]"):
+    with pytest.raises(
+        RuntimeError, match=r"adapters \['a'\] are merged, expected unmerge\(\) before \['b'\]"
+    ):
         layer.set_adapter("b")
     assert layer.active_adapters == ["a"]
     layer.set_adapter("a")

@@ -20,7 +20,9 @@ def own(layer: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in layer.named_parameters() if "lora" in name}
 
 
-def two_adapters(kind: str = "linear", dtype: torch.dtype = torch.float64, **options: Any) -> sk.nn.LoRALinear:
+def two_adapters(
+    kind: str = "linear", dtype: torch.dtype = torch.float64, **options: Any
+) -> sk.nn.LoRALinear:
     layer = ours(base_layer(kind, dtype), ("a", "b"), **options)
     layer.set_adapter(["b", "a"])
     return layer
