@@ -12,7 +12,13 @@ ROOT = Path(__file__).resolve().parent.parent
 # Every unit of the package, and the units that it may import; a unit may always import itself.
 # "seo_kernels" stands for the package's public names. The longest name that fits a module is its unit.
 VALUES = {"patterns", "relative"}
-ARGUMENTS = {"ops.checks", "ops.arguments", "ops.linear_arguments"}
+ARGUMENTS = {
+    "ops.checks",
+    "ops.activation_arguments",
+    "ops.arguments",
+    "ops.linear_arguments",
+    "ops.loss_arguments",
+}
 OPS = {*VALUES, *ARGUMENTS, "_library", "ops"}
 PYTHON_LAYERS: dict[str, set[str]] = {
     "_C": set(),
@@ -22,8 +28,10 @@ PYTHON_LAYERS: dict[str, set[str]] = {
     "relative": set(),
     # what the arguments mean: kernels and reference share it, it computes nothing
     "ops.checks": set(),
+    "ops.activation_arguments": {"ops.checks"},
     "ops.arguments": {*VALUES, "ops.checks"},
     "ops.linear_arguments": {"ops.checks"},
+    "ops.loss_arguments": set(),
     "reference": {*VALUES, *ARGUMENTS},
     "ops": {*OPS, "reference"},
     "nn": OPS,

@@ -75,6 +75,13 @@ PYBIND11_MODULE(_C, module) {
             pattern_cover(pattern_program(steps, bytes), head, queries[0], queries[1], keys[0], keys[1], query_offset));
       },
       "Whether a rectangle of queries [begin, end) and keys [begin, end) is 0: empty, 1: partly visible, 2: full.");
+  module.def(
+      "pattern_reach",
+      [](const std::vector<Step>& steps, const py::bytes& layout) {
+        const std::string bytes = layout;
+        return pattern_reach(pattern_program(steps, bytes));
+      },
+      "No visible pair of positions is further apart than this.");
   module.def("relative_index", &relative_index, "The row of a table of 2R+1 entries for (distance, R).");
   module.def(
       "philox",

@@ -30,66 +30,105 @@ template <class A>
 SK_ALWAYS_INLINE Jet<typename A::Value> gelu_jet(typename A::Value x) {
   using T = typename A::Scalar;
   using V = typename A::Value;
-  constexpr T kDensity = T(0.39894228040143267794);  // 1 / sqrt(2 pi)
+  const Twofold<A> density = twofold_constant<A>(0.39894228040143267794);  // 1 / sqrt(2 pi)
   const V a = bounded_magnitude<A>(x, by_precision<A>(15, 40));
-  const V square = a * a, square_error = A::kReduced ? V{} : A::product_error(a, a, square);
-  const Exponential<A> e = exponential<A>(square * T(-0.5), square_error * T(-0.5));
-  const V ratio = normal_tail_ratio<A>(a);
-  const V slope = times<A>(ratio - kDensity * a, e);  // of the tail a P(X > a)
-  const V curvature = times<A>(((T(2) - square) - square_error) * kDensity, e);
-  return {(x <= T(0) ? V{} : x) - times<A>(a * ratio, e), x < T(0) ? slope : T(1) - slope, curvature};
+  const Twofold<A> square = product<A>(a, a);
+  const Exponential<A> e = exponential<A>(square.high * T(-0.5), square.low * T(-0.5));
+  const Twofold<A> ratio = normal_tail_ratio<A>(a, square.high);
+  const V tail = A::scale(a * grown<A>(ratio, e.fraction), e.exponent);
+  // of the tail: P(X > a) - a phi(a)
+  const Twofold<A> change{ratio.high - a * density.high, A::kReduced ? V{} : ratio.low - a * density.low};
+  const V slope = A::scale(grown<A>(change, e.fraction), e.exponent);
+  const Twofold<A> bend = product<A>({T(2) - square.high, -square.low}, density);
+  return {(x <= T(0) ? V{} : x) - tail, x < T(0) ? slope : T(1) - slope,
+          A::scale(grown<A>(bend, e.fraction), e.exponent)};
 }
 
-// x s(u(x)) with s the logistic function and e = e^-|u|; first and second are u's derivatives.
-// `a` is |x|, bounded where the tail is zero.
+// The logistic function s(x) = 1 / (1 + e^-x) for a >= 0, of e^-a.
 template <class A>
-SK_ALWAYS_INLINE Jet<typename A::Value> gated_jet(typename A::Value x, typename A::Value a, Exponential<A> e,
-                                                  typename A::Value first, typename A::Value curvature) {
+struct Logistic {
+  Exponential<A> e;
+  typename A::Value small;  // e^-a as a number
+  Reciprocal<A> head;       // s(a)
+};
+
+template <class A>
+SK_ALWAYS_INLINE Logistic<A> logistic(Exponential<A> e) {
+  const typename A::Value small = number<A>(e);
+  return {e, small, reciprocal<A>(ordered_sum<A>(constant<A>(1), small))};
+}
+
+// s(-a) over 2^exponent
+template <class A>
+SK_ALWAYS_INLINE typename A::Value tail_mantissa(Logistic<A> s) {
+  return grown<A>(s.head, s.e.fraction);
+}
+
+// s(a) - s(-a)
+template <class A>
+SK_ALWAYS_INLINE Twofold<A> logistic_change(Logistic<A> s) {
+  return product<A>(ordered_sum<A>(constant<A>(1), -s.small), twofold<A>(s.head));
+}
+
+// factor * s'(a) over 2^exponent, rounded once
+template <class A>
+SK_ALWAYS_INLINE typename A::Value times_slope(Twofold<A> factor, Logistic<A> s) {
+  const Twofold<A> head = twofold<A>(s.head);
+  return grown<A>(product<A>(factor, product<A>(head, head)), s.e.fraction);
+}
+
+// x s(u(x)) with s the logistic function of e^-|u|, where u is odd. `a` is |x|, bounded where the tail vanishes;
+// `first` and `second` are the derivatives of u at a, `rise` is a * first.
+template <class A>
+SK_ALWAYS_INLINE Jet<typename A::Value> gated_jet(typename A::Value x, typename A::Value a, Logistic<A> s,
+                                                  Twofold<A> rise, Twofold<A> first, Twofold<A> second) {
   using T = typename A::Scalar;
   using V = typename A::Value;
-  const V nothing{}, small = number<A>(e), sum = small + T(1), inverse = T(1) / sum;
   const auto negative = x < T(0);
-  const V fraction = negative ? e.fraction : nothing, exponent = negative ? e.exponent : nothing;
-  const V bounded = negative ? -a : x;
-  const V numerator = bounded * fraction + bounded;
-  const V inner = (negative ? -a : times<A>(a, e)) * first + sum;
-  const V outer = (T(2) - a * first * ((T(1) - small) * inverse)) * first + a * curvature;
-  const V square = inverse * inverse;
-  return {A::scale(numerator / sum, exponent), A::scale((inner * fraction + inner) * square, exponent),
-          times<A>(outer * square, e)};
+  const V nothing{}, fraction = negative ? s.e.fraction : nothing, exponent = negative ? s.e.exponent : nothing;
+  const V value = (negative ? -a : x) * grown<A>(s.head, fraction);
+  // s(u) (1 + x u' s(-u))
+  const V other = negative ? -s.head.value : A::scale(tail_mantissa<A>(s), s.e.exponent);
+  Twofold<A> change{rise.high * other + T(1), nothing};
+  if constexpr (!A::kReduced) change.low = rise.low * other + rise.high * (negative ? other * s.head.excess : nothing);
+  const V slope = grown<A>(product<A>(change, twofold<A>(s.head)), fraction);
+  const Twofold<A> bend = product<A>(product<A>(rise, first), logistic_change<A>(s));
+  const Twofold<A> twice = sum<A>({first.high * T(2), first.low * T(2)}, product<A>(a, second));
+  const V curvature = times_slope<A>(sum<A>(twice, {-bend.high, -bend.low}), s);
+  return {A::scale(value, exponent), A::scale(slope, exponent), A::scale(curvature, s.e.exponent)};
 }
 
 // x s(x): SiLU (Elfwing et al. 2018), Swish.
 template <class A>
 SK_ALWAYS_INLINE Jet<typename A::Value> silu_jet(typename A::Value x) {
   using V = typename A::Value;
-  const V a = bounded_magnitude<A>(x, by_precision<A>(110, 760));
-  return gated_jet<A>(x, a, exponential<A>(-a), constant<A>(1), V{});
+  const V nothing{}, a = bounded_magnitude<A>(x, by_precision<A>(110, 760));
+  return gated_jet<A>(x, a, logistic<A>(exponential<A>(-a)), {a, nothing}, {constant<A>(1), nothing},
+                      {nothing, nothing});
 }
 
-// x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) = x s(u), u = x (p + q x^2) (Hendrycks and Gimpel 2016).
+// x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) = x s(u), u = p x + q x^3 (Hendrycks and Gimpel 2016).
 template <class A>
 SK_ALWAYS_INLINE Jet<typename A::Value> gelu_tanh_jet(typename A::Value x) {
   using T = typename A::Scalar;
   using V = typename A::Value;
   constexpr double p = 1.5957691216057307117, q = 0.071354816272600248;
-  constexpr T p_high = T(p), p_low = T(p - double(T(p))), q_high = T(q), q_low = T(q - double(T(q)));
   const V a = bounded_magnitude<A>(x, by_precision<A>(11.5, 22.5));
-  const V square = a * a;
-  const V slope = square * T(3 * q) + p_high, curvature = a * T(6 * q);
+  constexpr double p_high = 1.595703125, q_high = double(T(q));
+  // u to twice the precision, since e^u multiplies an error of u by u
+  const Twofold<A> square = product<A>(a, a);
+  Twofold<A> factor = product_sum<A>(square.high, constant<A>(q_high), p_high);
   if constexpr (A::kReduced) {
-    return gated_jet<A>(x, a, exponential<A>(-a * (square * q_high + p_high)), slope, curvature);
+    factor.high = square.high * T(q) + T(p);
   } else {
-    // -u to twice the precision, since e^u multiplies an error of u by u: cubic = q x^2, factor = p + cubic
-    const V cubic = square * q_high, factor = cubic + p_high;
-    const V kept = factor - p_high;  // two-sum: what cubic and p_high lose in factor
-    const V cubic_error = A::product_error(square, constant<A>(q_high), cubic) +
-                          (A::product_error(a, a, square) * q_high + square * q_low);
-    const V factor_error = ((cubic - kept) + (p_high - (factor - kept))) + (cubic_error + p_low);
-    const V high = a * factor;
-    const V low = A::product_error(a, factor, high) + a * factor_error;
-    return gated_jet<A>(x, a, exponential<A>(-high, -low), slope, curvature);
+    factor.low = factor.low + (square.high * T(q - q_high) + (square.low * T(q) + T(p - p_high)));
   }
+  const Twofold<A> u = product<A>(a, factor);
+  const Twofold<A> cubic = product<A>(square, twofold_constant<A>(q));
+  const Twofold<A> rise = sum<A>(u, product<A>(a, Twofold<A>{cubic.high * T(2), cubic.low * T(2)}));
+  const Twofold<A> first = sum<A>({cubic.high * T(3), cubic.low * T(3)}, twofold_constant<A>(p));
+  const Twofold<A> second = product<A>(a, twofold_constant<A>(6 * q));
+  return gated_jet<A>(x, a, logistic<A>(exponential<A>(-u.high, -u.low)), rise, first, second);
 }
 
 // 1 / (1 + e^-x)
@@ -97,56 +136,65 @@ template <class A>
 SK_ALWAYS_INLINE Jet<typename A::Value> sigmoid_jet(typename A::Value x) {
   using T = typename A::Scalar;
   using V = typename A::Value;
-  const V nothing{}, a = bounded_magnitude<A>(x, by_precision<A>(110, 760));
-  const Exponential<A> e = exponential<A>(-a);
-  const V small = number<A>(e), sum = small + T(1), inverse = T(1) / sum;
+  const V a = bounded_magnitude<A>(x, by_precision<A>(110, 760));
+  const Logistic<A> s = logistic<A>(exponential<A>(-a));
   const auto negative = x < T(0);
-  const V numerator = (negative ? e.fraction : nothing) + T(1);
-  const V change = (T(1) - small) * inverse;
-  return {A::scale(numerator / sum, negative ? e.exponent : nothing), times<A>(inverse * inverse, e),
-          times<A>((negative ? change : -change) * (inverse * inverse), e)};
+  const V nothing{}, fraction = negative ? s.e.fraction : nothing, exponent = negative ? s.e.exponent : nothing;
+  const Twofold<A> one{constant<A>(1), nothing}, change = logistic_change<A>(s);
+  return {A::scale(grown<A>(s.head, fraction), exponent), A::scale(times_slope<A>(one, s), s.e.exponent),
+          A::scale(times_slope<A>({negative ? change.high : -change.high, negative ? change.low : -change.low}, s),
+                   s.e.exponent)};
 }
 
-// (1 - e) / (1 + e) with e = e^-2|x|; a series near zero.
+// 1 - 2 s(-2x) with the logistic function s; a series near zero.
 template <class A>
 SK_ALWAYS_INLINE Jet<typename A::Value> tanh_jet(typename A::Value x) {
   using T = typename A::Scalar;
   using V = typename A::Value;
   const V a = bounded_magnitude<A>(x, by_precision<A>(60, 400));
-  const Exponential<A> e = exponential<A>(a * T(-2));
-  const V small = number<A>(e), sum = small + T(1);
+  const Logistic<A> s = logistic<A>(exponential<A>(a * T(-2)));
   const V square = a * a;
-  const V near = (a * square) * tanh_series<A>(square) + a;
-  const V far = T(1) - (small + small) / sum;
-  const V magnitude = a < T(0.6) ? near : far;
-  const V value = x < T(0) ? -magnitude : x == T(0) ? x : magnitude;
-  const V inverse = T(1) / sum, first = times<A>(inverse * inverse * T(4), e);
-  return {value, first, value * first * T(-2)};
+  const Twofold<A> near = ordered_sum<A>(a, (a * square) * tanh_series<A>(square));
+  const Twofold<A> far = ordered_sum<A>(constant<A>(1), A::scale(tail_mantissa<A>(s) * T(-2), s.e.exponent));
+  const auto is_near = a < T(0.6);
+  const Twofold<A> magnitude{is_near ? near.high : far.high, is_near ? near.low : far.low};
+  const V second = A::scale(times_slope<A>({magnitude.high * T(-8), magnitude.low * T(-8)}, s), s.e.exponent);
+  const auto negative = x < T(0);
+  return {negative ? -magnitude.high : (x == T(0) ? x : magnitude.high),  // the zero's sign stays
+          A::scale(times_slope<A>({constant<A>(4), V{}}, s), s.e.exponent), negative ? -second : second};
 }
 
-// x tanh(log(1 + e^x)) (Misra 2019). With w = e^x and n = w (w + 2), tanh(log(1 + w)) = n / (n + 2); where x > 0 all is
-// divided by the power of w that keeps it finite, and e = e^-|x| stands for 1 / w.
+// x t with t = tanh(log(1 + e^x)) (Misra 2019). With w = e^x and n = w (w + 2), t = n / (n + 2); where x > 0, both are
+// divided by w^2, and e = e^-|x| stands for 1 / w. Where x < 0, n is without its factor w, which is applied last.
 template <class A>
 SK_ALWAYS_INLINE Jet<typename A::Value> mish_jet(typename A::Value x) {
   using T = typename A::Scalar;
   using V = typename A::Value;
-  const V nothing{}, one = constant<A>(1), a = bounded_magnitude<A>(x, by_precision<A>(110, 760));
+  const V one = constant<A>(1), a = bounded_magnitude<A>(x, by_precision<A>(110, 760));
   const Exponential<A> exp = exponential<A>(-a);
-  const V e = number<A>(exp), ee = e * e;
+  const V e = number<A>(exp);
   const auto negative = x < T(0);
   const V bounded = negative ? -a : x, signed_a = negative ? -a : a;
-  const V fraction = negative ? exp.fraction : nothing, exponent = negative ? exp.exponent : nothing;
-  // n, up to the factor e^x that `fraction` and `exponent` hold where x < 0; and n + 2
-  const V n = negative ? e + T(2) : e * T(2) + T(1);
-  const V d = negative ? e * n + T(2) : ee * T(2) + n;
-  const V inverse = T(1) / d, square = inverse * inverse;
-  const V numerator = bounded * fraction + bounded;
-  const V inner = n * d + (signed_a * T(4)) * ((negative ? one : ee) * (e + T(1)));
-  const V bend = negative ? polynomial<A>(e, 2, 2, -3, -2) : polynomial<A>(e, -2, -3, 2, 2);
-  const V outer = ((e + T(1)) * d * T(2) + signed_a * bend) * (square * inverse) * T(4);
-  const V once = outer * exp.fraction + outer;
-  return {A::scale(numerator * (n / d), exponent), A::scale((inner * fraction + inner) * square, exponent),
-          A::scale(negative ? once : once * exp.fraction + once, negative ? exp.exponent : exp.exponent * T(2))};
+  const V fraction = negative ? exp.fraction : V{}, exponent = negative ? exp.exponent : V{};
+  const Twofold<A> n = ordered_sum<A>(negative ? one + one : one, negative ? e : e + e);
+  // d = n + 2
+  const Twofold<A> factor{negative ? n.high : e + e, negative ? n.low : V{}};
+  const Twofold<A> rest{negative ? one + one : n.high, negative ? V{} : n.low};
+  const Twofold<A> d = sum<A>(rest, product<A>(e, factor));
+  const Twofold<A> inverse = twofold<A>(reciprocal<A>(d)), square = product<A>(inverse, inverse);
+  const Twofold<A> t = product<A>(n, inverse);
+  // t' = 4 (1 + e) w / d^2, times w where x > 0
+  const Twofold<A> one_e = ordered_sum<A>(one, e), step = product<A>(one_e, square);
+  const Twofold<A> rise = product<A>(signed_a * (negative ? one : e * e) * T(4), step);
+  const Twofold<A> bend = ordered_sum<A>(negative ? one + one : -one - one,
+                                         e * (negative ? polynomial<A>(e, 2, -3, -2) : polynomial<A>(e, -3, 2, 2)));
+  const Twofold<A> outer = sum<A>(product<A>(signed_a, bend), product<A>(one + one, product<A>(one_e, d)));
+  const V squared = exp.fraction * exp.fraction + exp.fraction * T(2);  // (1 + fraction)^2 - 1
+  const V second = grown<A>(product<A>(outer, product<A>(square, inverse)), negative ? exp.fraction : squared);
+  const V twice_exponent = exp.exponent * T(2),
+          least = constant<A>(by_precision<A>(-240, -2000));  // that `scale` takes
+  return {A::scale(bounded * grown<A>(t, fraction), exponent), A::scale(grown<A>(sum<A>(t, rise), fraction), exponent),
+          A::scale(second * T(4), negative ? exp.exponent : (twice_exponent < least ? least : twice_exponent))};
 }
 
 // A's value and derivatives at x. Where a derivative jumps it is the one from the left. `negative_slope` is

@@ -61,12 +61,19 @@ class Linear(nn.Linear):
 
 
 def scripted_linear(input: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
-    """``sk.linear`` under TorchScript: the op itself. Gradients are first order."""
-    if torch.is_autocast_enabled() or torch.is_autocast_cpu_enabled() or input.is_nested:
-        product = F.linear(input, weight, bias)  # which autocast knows
-        if activation is None:
-            return product
-        return torch.ops.seo_kernels.bias_act_forward(product, None, activation, 0.01)
-    if activation is None:
-        return torch.ops.seo_kernels.linear_forward(input, weight, bias, "", False)[0]
-    return torch.ops.seo_kernels.linear_forward(input, weight, bias, activation, torch.is_grad_enabled())[0]
+    """``sk.linear`` under TorchScript: the op itself. Gradients are first order.
+
+    Raises:
+        ValueError: a nested input, as scripted encoders make them, with an activation.
+    """
+    if input.is_nested:
+        if activation is not None:
+            raise ValueError("input is a nested tensor and activation is given, expected one of both only")
+        return F.linear(input, weight, bias)
+    # The dtype that autocast gives a product; to ask whether it is on crashes scripted code (torch 2.13).
+    dtype = torch.mm(input.new_empty([1, 0]), weight.new_empty([0, 1])).dtype
+    if bias is not None:
+        bias = bias.to(dtype)
+    name = "" if activation is None else activation
+    keep = torch.is_grad_enabled()
+    return torch.ops.seo_kernels.linear_forward(input.to(dtype), weight.to(dtype), bias, name, keep)[0]

@@ -22,7 +22,7 @@ def lora_linear(
 ) -> Tensor:
     """input weight^T + bias + scaling * dropout(input) lora_a^T lora_b^T, differentiable to any order.
 
-    The (out, in) update is never formed. Backward keeps nothing but its arguments and dropout(input) lora_a^T,
+    The (out, in) update is never formed. Kept for backward are the arguments and dropout(input) lora_a^T,
     (tokens, rank); it draws the dropout bits again.
 
     Args:

@@ -18,6 +18,26 @@ void linear_matmul(const MatmulParams& p, const MatmulShare& share);
 void linear_lora_forward(const LoraForwardParams& p, const MatmulShare& share);
 void linear_lora_backward(const LoraBackwardParams& p, const MatmulShare& share, int64_t slot);
 void linear_gradient_rows(const GradientRowsParams& p, Range rows, int64_t slot);
+void bias_act_forward(const BiasActForwardParams& p, Range rows);
+void bias_act_backward(const BiasActBackwardParams& p, Range rows, int64_t slot);
+void gated_act_forward(const GatedActForwardParams& p, Range rows);
+void gated_act_backward(const GatedActBackwardParams& p, Range rows);
+void class_loss_forward(const ClassLossForwardParams& p, int64_t begin, int64_t end);
+void class_loss_backward(const ClassLossBackwardParams& p, int64_t begin, int64_t end);
+void soft_loss_forward(const SoftLossForwardParams& p, int64_t begin, int64_t end);
+void soft_loss_backward(const SoftLossBackwardParams& p, int64_t begin, int64_t end);
+void huber_forward(const HuberForwardParams& p, int64_t begin, int64_t end);
+void huber_backward(const HuberBackwardParams& p, int64_t begin, int64_t end);
+void linear_cross_entropy_forward(const LinearCrossEntropyForwardParams& p, int64_t part, Range class_blocks,
+                                  Range token_blocks);
+void linear_cross_entropy_combine(const LinearCrossEntropyForwardParams& p, Range tokens);
+int64_t linear_cross_entropy_packed_bytes(const LinearCrossEntropyBackwardParams& p);
+int64_t linear_cross_entropy_step_bytes(const LinearCrossEntropyBackwardParams& p);
+int64_t linear_cross_entropy_sum_width(DType dtype, int64_t dim);
+void linear_cross_entropy_pack_hidden(const LinearCrossEntropyBackwardParams& p, Range token_blocks);
+void linear_cross_entropy_backward(const LinearCrossEntropyBackwardParams& p, const LinearCrossEntropyStep& step);
+void linear_cross_entropy_store_hidden(const LinearCrossEntropyBackwardParams& p, const MatrixView& to,
+                                       const int64_t* rows, Range tokens);
 double fma_peak(DType dtype, int64_t milliseconds);
 
 namespace {

@@ -1,6 +1,8 @@
 // The activations on vectors: the formulas of semantics/activation.h, instantiated for Vec<float> and Vec<double>.
 #pragma once
 
+#include <limits>
+
 #include "cpu/isa/simd.h"
 #include "semantics/activation.h"
 
@@ -14,6 +16,19 @@ struct VectorArithmetic {
   using Value = Vec<T>;
   static constexpr bool kReduced = Reduced;
 
+  static inline __attribute__((always_inline)) Value magnitude(Value x) {
+    return (Value)((Mask<T>)x & std::numeric_limits<Integer<T>>::max());
+  }
+
+  static inline __attribute__((always_inline)) Value smaller(Value a, Value b) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) return (Value)_mm512_min_ps((__m512)a, (__m512)b);
+    if constexpr (sizeof(T) == 8) return (Value)_mm512_min_pd((__m512d)a, (__m512d)b);
+#else
+    return a < b ? a : b;
+#endif
+  }
+
   static inline __attribute__((always_inline)) Value product_error(Value a, Value b, Value product) {
 #if defined(__AVX512F__)
     if constexpr (sizeof(T) == 4) return (Value)_mm512_fmsub_ps((__m512)a, (__m512)b, (__m512)product);
@@ -26,6 +41,25 @@ struct VectorArithmetic {
     const Value a_high = upper_half(a), b_high = upper_half(b), a_low = a - a_high, b_low = b - b_high;
     return ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low;
 #endif
+  }
+
+  static inline __attribute__((always_inline)) Value remainder(Value c, Value a, Value b) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) return (Value)_mm512_fnmadd_ps((__m512)a, (__m512)b, (__m512)c);
+    if constexpr (sizeof(T) == 8) return (Value)_mm512_fnmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#elif defined(__FMA__)
+    if constexpr (sizeof(T) == 4) return (Value)_mm256_fnmadd_ps((__m256)a, (__m256)b, (__m256)c);
+    if constexpr (sizeof(T) == 8) return (Value)_mm256_fnmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#else
+    return -product_error(a, b, c);
+#endif
+  }
+
+  static inline __attribute__((always_inline)) Value inverse(Value d) {
+#if defined(__AVX512F__)
+    if constexpr (Reduced) return (Value)_mm512_rcp14_ps((__m512)d);
+#endif
+    return T(1) / d;
   }
 
   static inline __attribute__((always_inline)) Value scale(Value value, Value exponent) {
