@@ -169,7 +169,10 @@ def test_leading_dimensions_and_expanded_rows() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"weight": torch.zeros(5, 3)}, r"weight has shape \(5, 3\), expected \(out_features, in_features=4\)"),
+        (
+            {"weight": torch.zeros(5, 3)},
+            r"weight has shape \(5, 3\), expected \(out_features, in_features=4\)",
+        ),
         ({"weight": torch.zeros(5, 4, dtype=torch.float64)}, "weight must have input's dtype"),
         ({"bias": torch.zeros(4)}, r"bias has shape \(4\), expected \(5\)"),
         ({"lora_a": torch.zeros(4, 2)}, r"lora_a has shape \(4, 2\), expected \(rank, in_features=4\)"),
