@@ -8,8 +8,9 @@ torch.Size([1, 2, 100, 16])
 
 __version__ = "0.1.0"
 
-from seo_kernels import nn, reference
+from seo_kernels import lora, nn, reference
 from seo_kernels._library import info
+from seo_kernels.ops.activation import bias_act, gated_act
 from seo_kernels.ops.attention import attention
 from seo_kernels.ops.explain import explain
 from seo_kernels.ops.linear import linear
@@ -42,15 +43,18 @@ __all__ = [
     "Strided",
     "__version__",
     "attention",
+    "bias_act",
     "bigbird",
     "cross_entropy",
     "explain",
     "focal_loss",
+    "gated_act",
     "huber_loss",
     "info",
     "linear",
     "linear_cross_entropy",
     "longformer",
+    "lora",
     "lora_linear",
     "nn",
     "reference",

@@ -1,17 +1,13 @@
 // linear on the CPU: activation(input weight^T + bias) and its gradients.
+#include "torch/activation_names.h"
 #include "torch/linear_arguments.h"
 
 namespace seo_kernels {
 namespace {
 
-cpu::OptionalActivation activation_of(const std::string& name) {
+cpu::OptionalActivation optional_activation(const std::string& name) {
   if (name.empty()) return {};
-  std::string names;
-  for (int n = 0; n < kActivations; ++n) {
-    if (name == kActivationNames[n]) return {true, static_cast<Activation>(n)};
-    names += std::string(n ? ", " : "") + kActivationNames[n];
-  }
-  throw std::invalid_argument("activation is '" + name + "', expected one of " + names + ", or nothing");
+  return {true, activation_of(name)};
 }
 
 // out, and the preactivation where `keep` asks for it (undefined otherwise)
@@ -38,7 +34,7 @@ std::pair<Tensor, Tensor> forward(Tensor input, Tensor weight, OptionalTensor bi
 std::tuple<Tensor, Tensor> linear_forward(Tensor input, Tensor weight, OptionalTensor bias, std::string activation,
                                           bool keep) {
   check_linear(input, weight, bias);
-  const cpu::OptionalActivation which = activation_of(activation);
+  const cpu::OptionalActivation which = optional_activation(activation);
   const bool kept = keep && which.any;
   auto [out, preactivation] = forward(input, weight, bias, which, kept);
   return {out, kept ? preactivation : absent(input)};
@@ -53,11 +49,11 @@ std::tuple<Tensor, Tensor, Tensor> linear_backward(Tensor grad_out, Tensor input
   check_linear(input, weight, bias);
   check_grad_out(grad_out, input, weight);
   check_wanted(wanted, kGradients);
-  const cpu::OptionalActivation which = activation_of(activation);
+  const cpu::OptionalActivation which = optional_activation(activation);
   if (which.any) {
-    // what forward was not asked to keep comes back as it came: absent, of shape (0,)
-    const bool kept = preactivation && (preactivation->numel() > 0 || grad_out.numel() == 0);
-    if (!kept) preactivation = forward(input, weight, bias, {}, false).first;
+    // what forward was not asked to keep comes back as it came: of shape (0,)
+    if (preactivation && preactivation->dim() == 1 && preactivation->numel() == 0) preactivation = {};
+    if (!preactivation) preactivation = forward(input, weight, bias, {}, false).first;
     check_shape(*preactivation, "preactivation", output_shape(input, weight));
     if (preactivation->scalar_type() != input.scalar_type()) {
       throw std::invalid_argument("preactivation must have input's dtype");

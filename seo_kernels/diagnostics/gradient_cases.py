@@ -42,10 +42,11 @@ class CheckedOp:
 
 def ops() -> dict[str, CheckedOp]:
     """Every op of the library by name."""
-    from seo_kernels.diagnostics import attention_cases, linear_cases, loss_cases
+    from seo_kernels.diagnostics import activation_cases, attention_cases, linear_cases, loss_cases
 
     checked = (
         attention_cases.op(),
+        *activation_cases.ops(),
         *linear_cases.ops(),
         *loss_cases.ops(),
     )

@@ -11,20 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seo_kernels.ops.linear_arguments import normalise_linear, normalise_lora_linear
+from seo_kernels.reference.activation import apply_activation
 from seo_kernels.reference.philox import keep_mask
-
-NEGATIVE_SLOPE = 0.01  # of leaky_relu
-_ACTIVATIONS = {
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "relu": F.relu,
-    "silu": F.silu,
-    "leaky_relu": lambda x: F.leaky_relu(x, NEGATIVE_SLOPE),
-    "relu2": lambda x: F.relu(x).square(),
-    "mish": F.mish,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-}
 
 
 def linear(
@@ -70,7 +58,7 @@ def linear_op(
         keep: whether the op returns the activation's input too, which has no meaning here.
     """
     product = F.linear(input, weight, bias)
-    return _ACTIVATIONS[activation](product) if activation else product
+    return apply_activation(product, activation) if activation else product
 
 
 def lora_linear_op(
