@@ -40,7 +40,7 @@ SK_ALWAYS_INLINE Jet<typename A::Value> gelu_jet(typename A::Value x) {
   const Twofold<A> change{ratio.high - a * density.high, A::kReduced ? V{} : ratio.low - a * density.low};
   const V slope = A::scale(grown<A>(change, e.fraction), e.exponent);
   const Twofold<A> bend = product<A>({T(2) - square.high, -square.low}, density);
-  return {(x <= T(0) ? V{} : x) - tail, x < T(0) ? slope : T(1) - slope,
+  return {(x < T(0) ? -V{} : x) - tail, x < T(0) ? slope : T(1) - slope,
           A::scale(grown<A>(bend, e.fraction), e.exponent)};
 }
 
