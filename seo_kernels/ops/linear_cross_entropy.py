@@ -66,6 +66,7 @@ def linear_cross_entropy(
 
     Source: Wijmans et al. 2025, "Cut Your Losses in Large-Vocabulary Language Models", algorithms 1 to 3.
 
+    >>> import torch
     >>> hidden, weight = torch.randn(2, 3, 8), torch.randn(100, 8)
     >>> linear_cross_entropy(hidden, weight, torch.randint(100, (2, 3))).shape
     torch.Size([])

@@ -73,9 +73,8 @@ def test_linear(reduction: str, bias: bool) -> None:
     for loss in (module(hidden, TARGET), twin(module.linear(hidden), TARGET)):
         found.append([loss, *torch.autograd.grad(loss.sum(), leaves)])
     torch.testing.assert_close(*found)
-    assert module(hidden.reshape(2, 2, 3), TARGET.reshape(2, 2)).shape == (
-        (2, 2) if reduction == "none" else ()
-    )
+    folded = module(hidden.reshape(2, 2, 3), TARGET.reshape(2, 2))
+    assert folded.shape == ((2, 2) if reduction == "none" else ())
 
 
 @pytest.mark.skipif(not hasattr(nn, "LinearCrossEntropyLoss"), reason="this torch has no such module")
