@@ -137,6 +137,23 @@ def test_minus_infinite_bias_excludes_a_class() -> None:
     )
 
 
+@pytest.mark.parametrize("level", [-1e4, -200.0, 200.0, 1e4])
+@pytest.mark.parametrize("classes", [3, 70, 601])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_all_logits_far_from_zero(level: float, classes: int, dtype: torch.dtype) -> None:
+    """What pads the last classes to whole vectors has logits of 0: far too large beside -200."""
+    hidden, weight, target = torch.randn(5, 3), torch.randn(classes, 3), torch.randint(classes, (5,))
+    bias = torch.full((classes,), level)
+    found = []
+    for space, wide in ((sk, dtype), (sk.reference, torch.float64)):
+        own = [tensor.to(dtype).to(wide).requires_grad_() for tensor in (hidden, weight)]
+        gradients = torch.autograd.grad(space.linear_cross_entropy(*own, target, bias), own)
+        found.append([gradient.double() for gradient in gradients])
+    # float32 logits near 1e4 are rounded to 1e-3
+    tolerance = 1e-2 if dtype == torch.bfloat16 else 2e-3
+    torch.testing.assert_close(*found, rtol=tolerance, atol=tolerance)
+
+
 @native
 @pytest.mark.parametrize("capability", ["portable", "avx2", "avx512"])
 def test_every_instruction_set(capability: str) -> None:
