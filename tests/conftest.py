@@ -1,10 +1,14 @@
 """What every test starts from: the same seed, and as many threads as the continuous integration has."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import settings
+
+# read when transformers and peft are imported: no test fetches anything
+os.environ["HF_HUB_OFFLINE"] = os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 # no deadline: machines differ, and the first call of an op loads it
 settings.register_profile("seo_kernels", deadline=None, print_blob=True)
