@@ -25,6 +25,7 @@ extern "C" __attribute__((visibility("default"))) const seo_kernels::cpu::Kernel
       {attention_forward, attention_backward, attention_combine, attention_mask_gradient},
       {linear_panel_bytes, linear_panel_count, linear_pack, linear_matmul, linear_lora_forward, linear_lora_backward,
        linear_gradient_rows},
+      {bias_act_forward, bias_act_backward, gated_act_forward, gated_act_backward},
       {class_loss_forward, class_loss_backward, soft_loss_forward, soft_loss_backward, huber_forward, huber_backward},
       {linear_cross_entropy_forward, linear_cross_entropy_combine, linear_cross_entropy_packed_bytes,
        linear_cross_entropy_step_bytes, linear_cross_entropy_sum_width, linear_cross_entropy_pack_hidden,
