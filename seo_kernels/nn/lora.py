@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 from seo_kernels.nn.fast_path import ForwardGuard
 from seo_kernels.nn.lora_adapter import LoRAAdapter, check_name
-from seo_kernels.nn.lora_arithmetic import accumulation_dtype, adapted_output, base_output, merged_weight
+from seo_kernels.nn.lora_arithmetic import (
+    accumulation_dtype,
+    activated,
+    adapted_output,
+    base_output,
+    merged_weight,
+)
 from seo_kernels.nn.lora_base import base_parameters, features, is_conv1d
 
 
@@ -24,7 +30,7 @@ class LoRALinear(nn.Module):
 
     Args:
         base: an ``nn.Linear``, or transformers' ``Conv1D`` (weight (in, out)), without hooks and with no
-            forward of its own.
+            forward of its own. The activation of an ``sk.nn.Linear`` acts on the sum.
         rank: r, 1 to the smaller of in_features and out_features.
         alpha: scaling is alpha / rank, or with use_rslora alpha / sqrt(rank).
         dropout: of the adapter's input while training, in [0, 1).
@@ -52,6 +58,7 @@ class LoRALinear(nn.Module):
 
     weight: nn.Parameter
     bias: nn.Parameter | None
+    activation: str | None
     unmerged_weight: Tensor | None
     active_adapters: list[str]
     merged_adapters: list[str]
@@ -75,6 +82,8 @@ class LoRALinear(nn.Module):
         self.in_features, self.out_features = features(base)
         self.transposed = is_conv1d(base)
         self.weight, self.bias = weight, bias
+        activation = getattr(base, "activation", None)
+        self.activation = activation if isinstance(activation, str) else None
         self.register_buffer("unmerged_weight", None, persistent=False)
         self.adapters = nn.ModuleDict()
         self.forward_guard = ForwardGuard()
@@ -110,7 +119,9 @@ class LoRALinear(nn.Module):
                             adapter.scaling,
                             adapter.dropout if self.training else 0.0,
                         )
-        return base_output(input, weight, self.bias) if out is None else out
+        if out is None:
+            out = base_output(input, weight, self.bias)
+        return activated(out, self.activation)
 
     @torch.jit.unused
     def add_adapter(

@@ -8,21 +8,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from seo_kernels.nn.linear import scripted_linear
+from seo_kernels.ops.activation import bias_act
+from seo_kernels.ops.activation_arguments import NEGATIVE_SLOPE
 from seo_kernels.ops.linear import linear
 from seo_kernels.ops.lora_linear import lora_linear
 
 
 def base_output(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """input W^T + bias: (..., out)."""
-    if input.is_nested:
-        return F.linear(input, weight, bias)
     if torch.jit.is_scripting():
-        dtype = _scripted_dtype(input, weight)
-        if bias is not None:
-            bias = bias.to(dtype)
-        return torch.ops.seo_kernels.linear_forward(input.to(dtype), weight.to(dtype), bias, "", False)[0]
+        return scripted_linear(input, weight, bias, None)
     else:
         return linear(input, weight, bias)
+
+
+def activated(out: Tensor, activation: str | None) -> Tensor:
+    """What a base layer's own activation makes of the sum of base and adapters."""
+    if activation is None:
+        return out
+    if torch.jit.is_scripting():
+        return torch.ops.seo_kernels.bias_act_forward(out, None, activation, NEGATIVE_SLOPE)
+    else:
+        return bias_act(out, None, activation)
 
 
 def adapted_output(

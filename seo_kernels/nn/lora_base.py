@@ -16,7 +16,7 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def base_parameters(base: nn.Module) -> tuple[nn.Parameter, nn.Parameter | None]:
-    """Weight and bias of a layer that computes input W^T + b and nothing else.
+    """Weight and bias of a layer that computes input W^T + b, or an activation of it as ``sk.nn.Linear`` may.
 
     Raises:
         TypeError: another kind of layer, or one whose own forward would be lost.
@@ -35,10 +35,6 @@ def base_parameters(base: nn.Module) -> tuple[nn.Parameter, nn.Parameter | None]
     if any(hook is not no_op for kind in hooks for hook in kind.values()):
         raise ValueError(
             "base has forward or backward hooks, expected none: they would not be called any more"
-        )
-    if getattr(base, "activation", None) is not None:
-        raise ValueError(
-            f"base has activation={base.activation!r}, expected a layer without: LoRA is added before it"
         )
     weight, bias = base.weight, base.bias
     if not isinstance(weight, nn.Parameter) or not isinstance(bias, (nn.Parameter, type(None))):

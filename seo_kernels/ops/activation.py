@@ -24,8 +24,8 @@ def bias_act(
     Args:
         input: (..., n), any shape where there is no bias; float64, float32, bfloat16 or float16; any strides.
         bias: (n,) or None; another floating-point dtype is cast to the input's.
-        activation: gelu, gelu_tanh, relu, silu (or swish), leaky_relu, relu2 (the square of relu), mish, tanh,
-            sigmoid.
+        activation: gelu, gelu_tanh, relu, silu (or swish), leaky_relu, relu2 (the square of relu), mish,
+            tanh, sigmoid.
         negative_slope: of leaky_relu; the others have none.
 
     Returns:

@@ -53,7 +53,7 @@ def normalise_bias_act(
     check_finite("negative_slope", negative_slope, "a number")
     if name != "leaky_relu" and negative_slope != NEGATIVE_SLOPE:
         raise ValueError(
-            f"negative_slope is {negative_slope}, but activation is {activation!r}: only leaky_relu has a slope"
+            f"negative_slope is {negative_slope}, but activation is {activation!r}; only leaky_relu has one"
         )
     if bias is not None:
         check_floating("bias", bias, input.device, owner="input")
@@ -69,7 +69,7 @@ def normalise_bias_act(
 
 
 def normalise_gated_act(input: Tensor, activation: str, up: Tensor | None) -> GatedActArguments:
-    """Check the arguments of ``sk.gated_act``. Under autocast the two may differ in dtype: the wider is taken.
+    """Check the arguments of ``sk.gated_act``. Under autocast the dtypes may differ: the wider one is taken.
 
     Raises:
         TypeError: not a tensor or name where one is expected, or a wrong dtype.
@@ -80,8 +80,8 @@ def normalise_gated_act(input: Tensor, activation: str, up: Tensor | None) -> Ga
     if up is None:
         if input.ndim == 0 or input.shape[-1] % 2 != 0:
             raise ValueError(
-                f"input has shape {tuple(input.shape)}, expected (..., 2n), gate and up side by side, or up as an "
-                "argument of its own"
+                f"input has shape {tuple(input.shape)}, expected (..., 2n), gate and up "
+                "side by side, or up as an argument of its own"
             )
         return GatedActArguments(input, None, name)
     check_floating("up", up, input.device, owner="input")

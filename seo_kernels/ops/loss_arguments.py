@@ -149,7 +149,7 @@ def reduced(
     """Losses (N,) as the user wants them: of that shape, or their sum, or the sum divided by ``count``."""
     if reduction == "none":
         return losses.reshape(shape).to(dtype)
-    total = losses.sum()
+    total = losses.sum(dtype=torch.promote_types(losses.dtype, torch.float32))
     return (total / count if reduction == "mean" else total).to(dtype)
 
 

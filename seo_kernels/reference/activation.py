@@ -1,5 +1,5 @@
-"""``sk.bias_act`` and ``sk.gated_act`` in plain torch: the oracle of the tests, the fallback of the ops, and the
-formulas of their higher derivatives.
+"""``sk.bias_act`` and ``sk.gated_act`` in plain torch: the oracle of the tests, the fallback of the ops,
+and the formulas of their higher derivatives.
 
 Everything is computed in the dtype of the input, as written; nothing is upcast on the way. Where torch's own
 function gives NaN for an infinite input (gelu, silu and mish of -inf, and their derivatives), the limit is

@@ -55,6 +55,7 @@ def test_derivatives(case: str) -> None:
     op_contract.check_repeatable(function, inputs)
     op_contract.check_checkpoint(function, inputs)
     op_contract.check_batched_gradients(function, inputs)
+    op_contract.check_derivatives_without_recording(function, inputs)
 
 
 def test_third_order() -> None:

@@ -56,6 +56,7 @@ def test_contract(activation: str | None) -> None:
     op_contract.check_vmap(function, problem(()))
     op_contract.check_vmap(function, inputs[:2])
     op_contract.check_batched_gradients(function, inputs)
+    op_contract.check_derivatives_without_recording(function, inputs)
     op_contract.check_absent_gradients(function, inputs)
     op_contract.check_checkpoint(function, inputs)
 
