@@ -70,12 +70,15 @@ def test_float32(activation: str) -> None:
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_float64(activation: str) -> None:
-    """Within 2e-14; in the tails 1e-12, which the rounding of an exponent costs the truth."""
+    """Within 2e-14; in the tails 1e-12, which the rounding of an exponent costs the truth.
+
+    Below 1e-300 the truth itself is flushed to zero.
+    """
     x = sweep(1e-30, 30.0).double() * (1 + 1e-9)
     exact = truth(activation, x)
     for got, want, size in zip(value_and_derivative(x, activation), exact.results, exact.sizes, strict=False):
         for near, most in ((x.abs() < 5, 2e-14), (x.abs() >= 5, 1e-12)):
-            error = ((got - want).abs() / size.clamp(min=1e-300))[near]
+            error = ((got - want).abs() / size.clamp(min=1e-290))[near]
             assert float(error.max()) <= most
 
 
@@ -87,6 +90,9 @@ def test_narrow(activation: str, dtype: torch.dtype) -> None:
     x = x[x.isfinite() & (x.abs() < 1e4)]
     exact = truth(activation, x.float())
     for got, want, size in zip(value_and_derivative(x, activation), exact.results, exact.sizes, strict=False):
+        fits = want.abs() <= torch.finfo(dtype).max
+        assert bool(got[~fits].isinf().all())
+        got, want, size = got[fits], want[fits], size[fits]
         rounding = (
             torch.finfo(dtype).eps / 2 * size
             + torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps / 2
