@@ -35,12 +35,12 @@ SK_ALWAYS_INLINE Jet<typename A::Value> gelu_jet(typename A::Value x) {
   const Twofold<A> square = product<A>(a, a);
   const Exponential<A> e = exponential<A>(square.high * T(-0.5), square.low * T(-0.5));
   const Twofold<A> ratio = normal_tail_ratio<A>(a, square.high);
-  const V tail = A::scale(a * grown<A>(ratio, e.fraction), e.exponent);
+  const V tail = A::scale(grown<A>(product<A>(a, ratio), e.fraction), e.exponent);
   // of the tail: P(X > a) - a phi(a)
   const Twofold<A> change{ratio.high - a * density.high, A::kReduced ? V{} : ratio.low - a * density.low};
   const V slope = A::scale(grown<A>(change, e.fraction), e.exponent);
   const Twofold<A> bend = product<A>({T(2) - square.high, -square.low}, density);
-  return {(x <= T(0) ? V{} : x) - tail, x < T(0) ? slope : T(1) - slope,
+  return {(x < T(0) ? -V{} : x) - tail, x < T(0) ? slope : T(1) - slope,
           A::scale(grown<A>(bend, e.fraction), e.exponent)};
 }
 
@@ -107,28 +107,29 @@ SK_ALWAYS_INLINE Jet<typename A::Value> silu_jet(typename A::Value x) {
                       {nothing, nothing});
 }
 
-// x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) = x s(u), u = p x + q x^3 (Hendrycks and Gimpel 2016).
+// c square + 2 sqrt(2 / pi) to twice the precision
+template <class A>
+SK_ALWAYS_INLINE Twofold<A> gelu_tanh_quadratic(Twofold<A> square, double c) {
+  using T = typename A::Scalar;
+  constexpr double p = 1.5957691216057307117, p_high = 1.595703125;
+  if constexpr (A::kReduced) return {square.high * T(c) + T(p), typename A::Value{}};
+  const Twofold<A> most = product_sum<A>(square.high, constant<A>(c), p_high);
+  const double c_low = c - double(T(c));
+  return {most.high, most.low + (square.high * T(c_low) + (square.low * T(c) + T(p - p_high)))};
+}
+
+// x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) = x s(u), u = x (p + q x^2) (Hendrycks and Gimpel 2016).
 template <class A>
 SK_ALWAYS_INLINE Jet<typename A::Value> gelu_tanh_jet(typename A::Value x) {
-  using T = typename A::Scalar;
   using V = typename A::Value;
-  constexpr double p = 1.5957691216057307117, q = 0.071354816272600248;
+  constexpr double q = 0.071354816272600248;
   const V a = bounded_magnitude<A>(x, by_precision<A>(11.5, 22.5));
-  constexpr double p_high = 1.595703125, q_high = double(T(q));
-  // u to twice the precision, since e^u multiplies an error of u by u
   const Twofold<A> square = product<A>(a, a);
-  Twofold<A> factor = product_sum<A>(square.high, constant<A>(q_high), p_high);
-  if constexpr (A::kReduced) {
-    factor.high = square.high * T(q) + T(p);
-  } else {
-    factor.low = factor.low + (square.high * T(q - q_high) + (square.low * T(q) + T(p - p_high)));
-  }
-  const Twofold<A> u = product<A>(a, factor);
-  const Twofold<A> cubic = product<A>(square, twofold_constant<A>(q));
-  const Twofold<A> rise = sum<A>(u, product<A>(a, Twofold<A>{cubic.high * T(2), cubic.low * T(2)}));
-  const Twofold<A> first = sum<A>({cubic.high * T(3), cubic.low * T(3)}, twofold_constant<A>(p));
-  const Twofold<A> second = product<A>(a, twofold_constant<A>(6 * q));
-  return gated_jet<A>(x, a, logistic<A>(exponential<A>(-u.high, -u.low)), rise, first, second);
+  // all of u, since e^u multiplies an error of u by u
+  const Twofold<A> u = product<A>(a, gelu_tanh_quadratic<A>(square, q));
+  const Twofold<A> first = gelu_tanh_quadratic<A>(square, 3 * q);
+  return gated_jet<A>(x, a, logistic<A>(exponential<A>(-u.high, -u.low)), product<A>(a, first), first,
+                      product<A>(a, twofold_constant<A>(6 * q)));
 }
 
 // 1 / (1 + e^-x)

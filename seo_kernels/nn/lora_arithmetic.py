@@ -23,14 +23,17 @@ def base_output(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return linear(input, weight, bias)
 
 
-def activated(out: Tensor, activation: str | None) -> Tensor:
-    """What a base layer's own activation makes of the sum of base and adapters."""
+def activated(out: Tensor, activation: str | None, slope: float = NEGATIVE_SLOPE) -> Tensor:
+    """What a base layer's own activation makes of the sum of base and adapters.
+
+    ``slope`` is leaky_relu's in ``sk.nn.Linear``; TorchScript reads no global.
+    """
     if activation is None:
         return out
     if torch.jit.is_scripting():
-        return torch.ops.seo_kernels.bias_act_forward(out, None, activation, NEGATIVE_SLOPE)
+        return torch.ops.seo_kernels.bias_act_forward(out, None, activation, slope)
     else:
-        return bias_act(out, None, activation)
+        return bias_act(out, None, activation, negative_slope=slope)
 
 
 def adapted_output(

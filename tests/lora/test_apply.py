@@ -1,6 +1,7 @@
 """sk.lora.apply: which layers, held against PEFT on transformers models; what it reports and refuses."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -83,6 +84,31 @@ def test_a_training_step_is_pefts(name: str, variant: dict[str, Any]) -> None:
         loss.backward()
     for path, (one, other) in parameters.items():
         torch.testing.assert_close(one.grad, other.grad, msg=lambda m, p=path: f"{p}: {m}")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_transformers_own_checkpointing(name: str) -> None:
+    model = adapted(make(name), target_modules="all-linear", dropout=0.3).train()
+    ids = tokens()
+    gradients = []
+    for _ in range(2):
+        model.zero_grad()
+        torch.manual_seed(1)
+        model(ids, labels=ids).loss.backward()
+        gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad})
+        model.gradient_checkpointing_enable()
+    assert gradients[0].keys() == gradients[1].keys()
+    for parameter, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][parameter], gradient)
+
+
+def test_a_saved_model_loads_into_the_plain_one(tmp_path: Path) -> None:
+    """transformers' own files of an adapted model: the base's keys are where they were."""
+    model = make("llama")
+    ours = adapted(model, target_modules="all-linear")
+    ours.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
 
 
 def test_patterns_of_rank_and_alpha_are_pefts() -> None:
