@@ -115,7 +115,7 @@ def test_memory_beside_a_peer_is_reported(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_share_of_the_copy_bandwidth_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, report, lines = run(tmp_path, "--case", "bias-gelu-tanh-*", "--case", "linear-fp32-*")
+    status, report, _ = run(tmp_path, "--case", "bias-gelu-tanh-*", "--case", "linear-fp32-*")
     assert status == 0
     linear, gelu = (case["contenders"][0] for case in report["cases"])
     assert gelu["share_of_copy"] > 0
