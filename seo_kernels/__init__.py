@@ -8,7 +8,7 @@ torch.Size([1, 2, 100, 16])
 
 __version__ = "0.1.0"
 
-from seo_kernels import nn, reference
+from seo_kernels import lora, nn, reference
 from seo_kernels._library import info
 from seo_kernels.ops.activation import bias_act, gated_act
 from seo_kernels.ops.attention import attention
@@ -54,6 +54,7 @@ __all__ = [
     "linear",
     "linear_cross_entropy",
     "longformer",
+    "lora",
     "lora_linear",
     "nn",
     "reference",

@@ -35,6 +35,7 @@ PYTHON_LAYERS: dict[str, set[str]] = {
     "reference": {*VALUES, *ARGUMENTS},
     "ops": {*OPS, "reference"},
     "nn": OPS,
+    "lora": {*OPS, "nn", "_extras"},
     "models": {*OPS, "nn", "_extras"},
     "diagnostics": {*OPS, "nn", "reference", "seo_kernels", "_extras"},
     "integrations": {*OPS, "nn", "seo_kernels", "_extras"},
@@ -54,7 +55,7 @@ PYTHON_LAYERS: dict[str, set[str]] = {
         "_extras",
     },
     "__main__": {"cli"},
-    "seo_kernels": {*OPS, "nn", "reference"},
+    "seo_kernels": {*OPS, "nn", "lora", "reference"},
 }
 
 # Every folder of csrc, the folders that it may include, and the outside headers that it may not.

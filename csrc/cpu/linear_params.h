@@ -32,10 +32,12 @@ struct MatmulParams {
   MatrixView out;            // neighbouring columns lie side by side
 };
 
-// One thread's share of a product. Panels that are not packed yet are packed one by one, for this share alone.
+// One slot's share of a product. Panels that are not packed yet are packed one by one, each into the slot's own place:
+// that of panel number `slot`.
 struct MatmulShare {
   Range rows, panels;
   bool packed;
+  int64_t slot;
 };
 
 struct DropoutBits {
@@ -81,7 +83,7 @@ struct LinearKernels {
   void (*pack)(DType dtype, const PackedMatrix& matrix, Range panels);
   void (*matmul)(const MatmulParams&, const MatmulShare&);
   void (*lora_forward)(const LoraForwardParams&, const MatmulShare&);
-  void (*lora_backward)(const LoraBackwardParams&, const MatmulShare&, int64_t slot);
+  void (*lora_backward)(const LoraBackwardParams&, const MatmulShare&);
   void (*gradient_rows)(const GradientRowsParams&, Range rows, int64_t slot);
 };
 

@@ -51,9 +51,9 @@ std::tuple<Tensor, Tensor, Tensor> linear_backward(Tensor grad_out, Tensor input
   check_wanted(wanted, kGradients);
   const cpu::OptionalActivation which = optional_activation(activation);
   if (which.any) {
-    // what forward was not asked to keep comes back as it came: absent, of shape (0,)
-    const bool kept = preactivation && (preactivation->numel() > 0 || grad_out.numel() == 0);
-    if (!kept) preactivation = forward(input, weight, bias, {}, false).first;
+    // what forward was not asked to keep comes back as it came: of shape (0,)
+    if (preactivation && preactivation->dim() == 1 && preactivation->numel() == 0) preactivation = {};
+    if (!preactivation) preactivation = forward(input, weight, bias, {}, false).first;
     check_shape(*preactivation, "preactivation", output_shape(input, weight));
     if (preactivation->scalar_type() != input.scalar_type()) {
       throw std::invalid_argument("preactivation must have input's dtype");

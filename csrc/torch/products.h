@@ -21,36 +21,44 @@ void for_each_slot(int64_t slots, F f) {
 // Threads worth starting for this many multiply-adds.
 inline int64_t slots_for(int64_t work) { return work < kSerialWork ? 1 : torch::stable::get_num_threads(); }
 
-// How a product (rows, columns) is divided: contiguous ranges of rows that share packed panels, or, for few rows, ranges
-// of panels that each slot packs for itself.
+// How a product (rows, columns) is divided: contiguous ranges of rows that share packed panels, or, for few rows,
+// ranges of panels that each slot packs for itself.
 struct Division {
   int64_t slots, rows, panels;
   bool by_rows;
 
   Division(int64_t rows, int64_t columns, int64_t inner, int64_t panels)
-      : slots(slots_for(rows * std::max<int64_t>(columns, 1) * std::max<int64_t>(inner, 1))), rows(rows), panels(panels) {
+      : slots(slots_for(rows * std::max<int64_t>(columns, 1) * std::max<int64_t>(inner, 1))),
+        rows(rows),
+        panels(panels) {
     constexpr int64_t kFewRows = 32;  // per slot: fewer would not repay a pass over all columns
     by_rows = rows > kFewRows * slots || panels < slots;
   }
 
+  // Packed panels held at a time; -1: all.
+  int64_t held() const { return by_rows ? -1 : slots; }
+
   cpu::MatmulShare share(int64_t slot) const {
-    if (by_rows) return {cpu::share(rows, kRowStep, slots, slot), {0, panels}, true};
-    return {{0, rows}, cpu::share(panels, 1, slots, slot), false};
+    if (by_rows) return {cpu::share(rows, kRowStep, slots, slot), {0, panels}, true, slot};
+    return {{0, rows}, cpu::share(panels, 1, slots, slot), false, slot};
   }
 
-  // Calls f(share, slot) for each share with anything in it.
+  // Calls f(share) for each share with anything in it.
   template <class F>
   void run(F f) const {
     for_each_slot(slots, [&](int64_t slot) {
       const cpu::MatmulShare part = share(slot);
-      if (part.rows.size() > 0 && (by_rows || part.panels.size() > 0)) f(part, slot);
+      if (part.rows.size() > 0 && (by_rows || part.panels.size() > 0)) f(part);
     });
   }
 };
 
-// Memory for the packed form of a right-hand side; it lives as long as the tensor returned.
-inline Tensor packed_memory(const Tensor& like, cpu::DType dtype, cpu::PackedMatrix& matrix) {
-  const int64_t bytes = cpu::kernels().linear.panel_bytes(dtype, matrix.matrix.rows, matrix.matrix.columns);
+// Memory for the packed form of a right-hand side, or for `held` of its panels; it lives as long as the tensor
+// returned.
+inline Tensor packed_memory(const Tensor& like, cpu::DType dtype, cpu::PackedMatrix& matrix, int64_t held = -1) {
+  const auto& kernels = cpu::kernels().linear;
+  int64_t bytes = kernels.panel_bytes(dtype, matrix.matrix.rows, matrix.matrix.columns);
+  if (held >= 0) bytes = bytes / kernels.panel_count(dtype, matrix.matrix.columns) * held;
   Tensor memory = make_tensor(like, {bytes}, ScalarType::Byte);
   matrix.packed = memory.data_ptr();
   return memory;
@@ -67,11 +75,11 @@ inline void run_product(cpu::MatmulParams& p, const Tensor& like) {
   const int64_t rows = p.out.rows, columns = p.out.columns;
   if (rows == 0 || columns == 0) return;
   const Division division(rows, columns, p.a.columns, cpu::kernels().linear.panel_count(p.dtype, columns));
-  const Tensor memory = packed_memory(like, p.dtype, p.b);
+  const Tensor memory = packed_memory(like, p.dtype, p.b, division.held());
   if (division.by_rows) {
     for_each_slot(division.slots, [&](int64_t slot) { pack_share(p.dtype, p.b, division.slots, slot); });
   }
-  division.run([&](const cpu::MatmulShare& share, int64_t) { cpu::kernels().linear.matmul(p, share); });
+  division.run([&](const cpu::MatmulShare& share) { cpu::kernels().linear.matmul(p, share); });
 }
 
 // The sum over the first dimension, in order: the same result whenever the number of slots is the same.

@@ -36,6 +36,7 @@ STABLE_TORCH_LIBRARY(seo_kernels, m) {
   m.def(
       "huber_loss_backward(Tensor grad_losses, Tensor input, Tensor target, Tensor? weight, float delta, bool sums, "
       "bool[3] wanted) -> (Tensor, Tensor, Tensor)");
+  // linear and lora_linear
   m.def("linear_forward(Tensor input, Tensor weight, Tensor? bias, str activation, bool keep) -> (Tensor, Tensor)");
   m.def(
       "linear_backward(Tensor grad_out, Tensor input, Tensor weight, Tensor? bias, Tensor? preactivation, "

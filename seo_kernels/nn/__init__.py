@@ -15,6 +15,7 @@ from seo_kernels.nn.activation import (
 )
 from seo_kernels.nn.attention import MultiheadAttention
 from seo_kernels.nn.linear import Linear
+from seo_kernels.nn.lora import LoRALinear
 from seo_kernels.nn.losses import CrossEntropyLoss, FocalLoss, HuberLoss, LinearCrossEntropyLoss
 from seo_kernels.nn.relative import RelativePositionTables
 
@@ -27,6 +28,7 @@ __all__ = [
     "LeakyReLU",
     "Linear",
     "LinearCrossEntropyLoss",
+    "LoRALinear",
     "Mish",
     "MultiheadAttention",
     "ReGLU",

@@ -149,7 +149,7 @@ def reduced(
     """Losses (N,) as the user wants them: of that shape, or their sum, or the sum divided by ``count``."""
     if reduction == "none":
         return losses.reshape(shape).to(dtype)
-    total = losses.sum()
+    total = losses.sum(dtype=torch.promote_types(losses.dtype, torch.float32))
     return (total / count if reduction == "mean" else total).to(dtype)
 
 
@@ -237,7 +237,7 @@ def check_number(name: str, number: Any, expected: str) -> float:
     """A finite number, as a float. ``expected`` ends the error's sentence."""
     if not isinstance(number, _NUMBER) or isinstance(number, bool):
         raise TypeError(f"{name} is {kind(number)}, expected {expected}")
-    if not math.isfinite(number):
+    if not -math.inf < number < math.inf:
         raise ValueError(f"{name} is {number}, expected {expected}")
     return float(number)
 

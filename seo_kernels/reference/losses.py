@@ -1,6 +1,6 @@
 """The losses in plain torch: oracle of the tests, fallback of the ops, formulas of their double backward.
 
-Everything is computed in the dtype of the input, as written, and shares no code with the kernels. Functions
+Everything is computed in the dtype of the result, as written, and shares no code with the kernels. Functions
 that end in ``_rows`` take what the ops take and give unreduced losses; the others lay out arguments.
 """
 
@@ -42,12 +42,12 @@ def cross_entropy(
     smoothing = check_smoothing(label_smoothing)
     rows = class_rows(input, target)
     if weight is not None:
-        weight = class_weight("weight", weight, rows.input, rows.input.shape[1]).to(rows.input.dtype)
+        weight = class_weight("weight", weight, rows.input, rows.input.shape[1]).to(rows.dtype)
     if rows.soft:
         check_no_index(ignore_index)
-        losses = soft_cross_entropy_rows(rows.input, rows.target, weight, smoothing)
+        losses = soft_cross_entropy_rows(rows.input.to(rows.dtype), rows.target, weight, smoothing)
         return reduced(losses, reduction, rows.shape, rows.dtype, rows.input.shape[0])
-    losses = cross_entropy_rows(rows.input, rows.target, weight, ignore_index, smoothing)
+    losses = cross_entropy_rows(rows.input.to(rows.dtype), rows.target, weight, ignore_index, smoothing)
     count = counted_weight(rows.target, ignore_index, weight)
     return reduced(losses, reduction, rows.shape, rows.dtype, count)
 
@@ -68,10 +68,10 @@ def focal_loss(
     rows = class_rows(input, target, soft=False)
     scale, weight = 1.0, None
     if isinstance(alpha, Tensor):
-        weight = class_weight("alpha", alpha, rows.input, rows.input.shape[1]).to(rows.input.dtype)
+        weight = class_weight("alpha", alpha, rows.input, rows.input.shape[1]).to(rows.dtype)
     else:
         scale = check_number("alpha", alpha, "a number or a tensor (C,)")
-    losses = focal_loss_rows(rows.input, rows.target, weight, gamma, ignore_index) * scale
+    losses = focal_loss_rows(rows.input.to(rows.dtype), rows.target, weight, gamma, ignore_index) * scale
     return reduced(losses, reduction, rows.shape, rows.dtype, counted_weight(rows.target, ignore_index))
 
 
@@ -87,7 +87,7 @@ def huber_loss(
     check_reduction(reduction)
     delta = check_delta(delta)
     (input, target, weight), _shape, dtype = huber_operands(input, target, weight)
-    losses = huber_loss_entries(input, target, weight, delta)
+    losses = huber_loss_entries(input.to(dtype), target.to(dtype), weight, delta)
     return reduced(losses, reduction, losses.shape, dtype, losses.numel())
 
 
@@ -106,7 +106,8 @@ def linear_cross_entropy(
     check_index("ignore_index", ignore_index)
     smoothing = check_smoothing(label_smoothing)
     rows = hidden_rows(hidden, weight, target, bias)
-    losses = linear_cross_entropy_rows(rows.hidden, rows.weight, rows.target, bias, ignore_index, smoothing)
+    logits = _logits(rows.hidden, rows.weight, rows.target, bias, ignore_index).to(rows.dtype)
+    losses = cross_entropy_rows(logits, rows.target, None, ignore_index, smoothing)
     return reduced(losses, reduction, rows.shape, rows.dtype, counted_weight(rows.target, ignore_index))
 
 
@@ -141,8 +142,7 @@ def linear_cross_entropy_rows(
     Args:
         hidden: (T, D). weight: (V, D). target: int64 (T,). bias: (V,) or None.
     """
-    hidden = torch.where((target != ignore_index)[:, None], hidden, 0.0)  # whatever ignored rows held
-    logits = linear(hidden, weight, None if bias is None else bias.to(weight.dtype))
+    logits = _logits(hidden, weight, target, bias, ignore_index)
     return cross_entropy_rows(logits, target, None, ignore_index, label_smoothing)
 
 
@@ -174,7 +174,7 @@ def focal_loss_rows(
     losses = surprise
     if gamma != 0.0:
         # Both limits by themselves: (1 - p)^gamma is 1 where p is 0, and the loss vanishes where p is 1.
-        lost, sure = torch.isinf(surprise), surprise <= 0.0
+        lost, sure = torch.exp(-surprise) == 0.0, surprise <= 0.0
         rest = -torch.expm1(-torch.where(lost | sure, 1.0, surprise))
         factor = torch.where(lost, 1.0, torch.where(sure, 0.0, rest**gamma))
         losses = factor * surprise
@@ -186,9 +186,16 @@ def focal_loss_rows(
 def huber_loss_entries(input: Tensor, target: Tensor, weight: Tensor | None, delta: float) -> Tensor:
     """z^2 / 2 where |z| <= delta, delta (|z| - delta / 2) beyond (Huber 1964), for z = input - target."""
     difference = input - target
-    near = difference.clamp(-delta, delta)
-    losses = 0.5 * near.square() + delta * (difference.abs() - near.abs())
+    far = difference.abs() > delta  # a NaN is near
+    near = torch.where(far, delta * difference.sign(), difference)
+    losses = 0.5 * near.square() + delta * torch.where(far, difference.abs() - delta, 0.0)
     return losses if weight is None else losses * weight
+
+
+def _logits(hidden: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None, ignore_index: int) -> Tensor:
+    """hidden weight^T + bias, with zeros for ignored rows of hidden, whatever they hold."""
+    hidden = torch.where((target != ignore_index)[:, None], hidden, 0.0)
+    return linear(hidden, weight, None if bias is None else bias.to(weight.dtype))
 
 
 def _log_probabilities(input: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import gradcheck, gradgradcheck
-from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from torch.utils.checkpoint import checkpoint
 
 Function = Callable[..., Any]
@@ -161,6 +161,27 @@ def check_batched_gradients(function: Function, inputs: Sequence[Tensor]) -> Non
     tested = torch.autograd.grad(out, own, directions, is_grads_batched=True, retain_graph=True)
     each = [torch.autograd.grad(out, own, direction, retain_graph=True) for direction in directions]
     torch.testing.assert_close(tested, tuple(map(torch.stack, zip(*each, strict=True))))
+
+
+def check_derivatives_without_recording(function: Function, inputs: Sequence[Tensor]) -> None:
+    """Where autograd records nothing, derivatives of derivatives pass all the same: a pullback called outside
+    of its transform, batched, and forward mode over a backward."""
+    own = leaves(inputs)
+    plain = tuple(tensor.detach() for tensor in own)
+    out, pull = vjp(number(function), *plain)
+    with_graph = pull(torch.ones_like(out))
+    with torch.no_grad():
+        torch.testing.assert_close(pull(torch.ones_like(out)), with_graph)
+        batched = vmap(pull)(torch.ones(2, dtype=out.dtype))
+        torch.testing.assert_close(batched, tuple(torch.stack([g, g]) for g in with_graph))
+    directions = tuple(map(torch.randn_like, plain))
+    first = torch.autograd.grad(number(function)(*own), own, create_graph=True)
+    expected = torch.autograd.grad(first, own, directions)
+    with forward_ad.dual_level():
+        duals = tuple(map(forward_ad.make_dual, own, directions))
+        gradients = torch.autograd.grad(number(function)(*duals), duals)
+        tested = tuple(forward_ad.unpack_dual(gradient).tangent for gradient in gradients)
+    torch.testing.assert_close(tested, expected)
 
 
 def check_wanted_gradients(function: Function, reference: Function, inputs: Sequence[Tensor]) -> None:

@@ -56,6 +56,7 @@ def test_contract(activation: str | None) -> None:
     op_contract.check_vmap(function, problem(()))
     op_contract.check_vmap(function, inputs[:2])
     op_contract.check_batched_gradients(function, inputs)
+    op_contract.check_derivatives_without_recording(function, inputs)
     op_contract.check_absent_gradients(function, inputs)
     op_contract.check_checkpoint(function, inputs)
 
@@ -222,6 +223,23 @@ def test_bias_of_another_dtype() -> None:
 def test_meta_tensors() -> None:
     out = sk.linear(torch.empty(2, 3, device="meta"), torch.empty(4, 3, device="meta"), None, "relu")
     assert out.shape == (2, 4)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_input(layout: torch.layout) -> None:
+    parts = [torch.randn(length, 3) for length in (2, 4, 1)]
+    weight, bias = torch.randn(5, 3, requires_grad=True), torch.randn(5)
+    nested = torch.nested.nested_tensor(parts, layout=layout)
+    out = sk.linear(nested, weight, bias, "gelu")
+    assert out.layout == layout
+    expected = [sk.linear(part, weight, bias, "gelu") for part in parts]
+    torch.testing.assert_close(list(out.unbind()), expected)
+    gradients = [
+        torch.autograd.grad(sum(part.sin().sum() for part in each), weight)[0]
+        for each in (out.unbind(), expected)
+    ]
+    torch.testing.assert_close(*gradients)
 
 
 def arguments(**other: object) -> dict[str, object]:

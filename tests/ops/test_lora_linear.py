@@ -75,6 +75,7 @@ def test_contract() -> None:
     op_contract.check_vmap(without_bias(function), inputs[:2] + inputs[3:], subsets=((0,), (0, 2, 3)))
     op_contract.check_vmap(function, problem((), rank=3), subsets=((0,), (0, 4)))
     op_contract.check_batched_gradients(function, inputs)
+    op_contract.check_derivatives_without_recording(function, inputs)
 
 
 @native

@@ -16,7 +16,7 @@ int64_t linear_panel_count(DType dtype, int64_t columns);
 void linear_pack(DType dtype, const PackedMatrix& matrix, Range panels);
 void linear_matmul(const MatmulParams& p, const MatmulShare& share);
 void linear_lora_forward(const LoraForwardParams& p, const MatmulShare& share);
-void linear_lora_backward(const LoraBackwardParams& p, const MatmulShare& share, int64_t slot);
+void linear_lora_backward(const LoraBackwardParams& p, const MatmulShare& share);
 void linear_gradient_rows(const GradientRowsParams& p, Range rows, int64_t slot);
 void bias_act_forward(const BiasActForwardParams& p, Range rows);
 void bias_act_backward(const BiasActBackwardParams& p, Range rows, int64_t slot);

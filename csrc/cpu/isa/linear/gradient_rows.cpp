@@ -10,22 +10,27 @@ template <class Acc, class S>
 class GradientRows {
  public:
   GradientRows(const GradientRowsParams& p, int64_t slot)
-      : p_(p), sums_(p.column_sums ? static_cast<Acc*>(p.column_sums) + slot * p.grad_out.columns : nullptr) {}
+      : p_(p),
+        columns_(p.grad_out.columns),
+        sums_(p.column_sums ? static_cast<Acc*>(p.column_sums) + slot * columns_ : nullptr),
+        block_sums_(sums_ ? round_up(columns_, W) : 0) {}
 
-  // A few rows at a time, so that long sums are summed in parts.
+  // Sums are taken over a few rows first, then over those sums: long ones lose less.
   void run(Range rows) const {
     for (int64_t row = rows.begin; row < rows.end; row += kBlockRows) {
       const Range block{row, std::min(row + kBlockRows, rows.end)};
+      if (sums_) std::fill(block_sums_.get(), block_sums_.get() + round_up(columns_, W), Acc(0));
       if (p_.activation.any) {
         with_activation(p_.activation.which, [&](auto which) {
-          add_block(block, [](Vec<Acc> gradient, Vec<Acc> x) __attribute__((always_inline)) {
+          run_block(block, [](Vec<Acc> gradient, Vec<Acc> x) __attribute__((always_inline)) {
             constexpr bool reduced = std::is_same_v<S, BFloat16>;
             return gradient * activate_derivative<decltype(which)::value, Acc, reduced>(x, Acc(kNegativeSlope));
           });
         });
       } else {
-        add_block(block, [](Vec<Acc> gradient, Vec<Acc>) __attribute__((always_inline)) { return gradient; });
+        run_block(block, [](Vec<Acc> gradient, Vec<Acc>) __attribute__((always_inline)) { return gradient; });
       }
+      for (int64_t n = 0; sums_ && n < columns_; ++n) sums_[n] += block_sums_[n];
     }
   }
 
@@ -33,44 +38,43 @@ class GradientRows {
   static constexpr int64_t W = kLanes<Acc>;
 
   template <class F>
-  void add_block(Range rows, F differentiate) const {
-    for (int64_t column = 0; column < p_.grad_out.columns; column += W) {
-      const int64_t count = std::min(W, p_.grad_out.columns - column);
-      Vec<Acc> sum{};
-      for (int64_t row = rows.begin; row < rows.end; ++row) {
-        const Vec<Acc> x = p_.activation.any ? load_some(at(p_.preactivation, row, column), count) : Vec<Acc>{};
-        const Vec<Acc> gradient = differentiate(load_some(at(p_.grad_out, row, column), count), x);
-        sum += gradient;
-        if (!p_.grad) continue;
-        if (count == W) {
-          store_narrow<S, Acc>(at(p_.grad, row, column), gradient);
-        } else {
-          store_part<S, Acc>(at(p_.grad, row, column), gradient, count);
-        }
+  void run_block(Range rows, F differentiate) const {
+    const int64_t whole = columns_ / W * W, rest = columns_ - whole;
+    for (int64_t row = rows.begin; row < rows.end; ++row) {
+      const S* grad_out = row_of(p_.grad_out, row);
+      const S* before = p_.activation.any ? row_of(p_.preactivation, row) : nullptr;
+      S* to = p_.grad ? row_of(p_.grad, row) : nullptr;
+      for (int64_t n = 0; n < whole; n += W) {
+        const Vec<Acc> x = before ? load_wide<Acc>(before + n) : Vec<Acc>{};
+        const Vec<Acc> gradient = differentiate(load_wide<Acc>(grad_out + n), x);
+        if (to) store_narrow<S, Acc>(to + n, gradient);
+        if (sums_) store(block_sums_.get() + n, load(block_sums_.get() + n) + gradient);
       }
-      if (sums_) store_part<Acc, Acc>(sums_ + column, load_part<Acc>(sums_ + column, count) + sum, count);
+      if (rest > 0) {
+        const Vec<Acc> x = before ? load_part<Acc>(before + whole, rest) : Vec<Acc>{};
+        const Vec<Acc> gradient = differentiate(load_part<Acc>(grad_out + whole, rest), x);
+        if (to) store_part<S, Acc>(to + whole, gradient, rest);
+        if (sums_) store(block_sums_.get() + whole, load(block_sums_.get() + whole) + gradient);
+      }
     }
   }
 
-  static Vec<Acc> load_some(const S* from, int64_t count) {
-    return count == W ? load_wide<Acc>(from) : load_part<Acc>(from, count);
-  }
-
-  static S* at(const MatrixView& matrix, int64_t row, int64_t column) {
-    return static_cast<S*>(matrix.data) + row * matrix.row_stride + column;
+  static S* row_of(const MatrixView& matrix, int64_t row) {
+    return static_cast<S*>(matrix.data) + row * matrix.row_stride;
   }
 
   const GradientRowsParams& p_;
+  int64_t columns_;
   Acc* sums_;
+  Scratch<Acc> block_sums_;
 };
 
 }  // namespace
 
 void linear_gradient_rows(const GradientRowsParams& p, Range rows, int64_t slot) {
   const auto run = [&](auto zero) {
-    with_stored<decltype(zero)>(p.grad_out.dtype, [&](auto stored) {
-      GradientRows<decltype(zero), decltype(stored)>(p, slot).run(rows);
-    });
+    with_stored<decltype(zero)>(
+        p.grad_out.dtype, [&](auto stored) { GradientRows<decltype(zero), decltype(stored)>(p, slot).run(rows); });
   };
   p.grad_out.dtype == DType::kFloat64 ? run(0.0) : run(0.0f);
 }

@@ -12,7 +12,7 @@ void run_matmul(const MatmulParams& p, const MatmulShare& share) {
     Matmul<E>(p.a, panels).run(share.rows, share.panels, write);
     return;
   }
-  const Panels<E> one = panels.one_at_a_time(share.panels.begin);
+  const Panels<E> one = panels.one_at_a_time(share.slot);
   Matmul<E> product(p.a, one);
   for (int64_t panel = share.panels.begin; panel < share.panels.end; ++panel) {
     one.pack(p.b.matrix, {panel, panel + 1});

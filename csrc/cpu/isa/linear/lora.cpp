@@ -8,8 +8,8 @@ void linear_lora_forward(const LoraForwardParams& p, const MatmulShare& share) {
   with_engine(p.dtype, [&](auto engine) { LoraForward<decltype(engine)>(p, share).run(); });
 }
 
-void linear_lora_backward(const LoraBackwardParams& p, const MatmulShare& share, int64_t slot) {
-  with_engine(p.dtype, [&](auto engine) { LoraBackward<decltype(engine)>(p, share, slot).run(); });
+void linear_lora_backward(const LoraBackwardParams& p, const MatmulShare& share) {
+  with_engine(p.dtype, [&](auto engine) { LoraBackward<decltype(engine)>(p, share).run(); });
 }
 
 }  // namespace seo_kernels::cpu

@@ -17,20 +17,19 @@ class LoraBackward {
   using Operand = typename E::Operand;
   using Element = std::conditional_t<E::kPack == 1, Acc, uint16_t>;
 
-  // slot: whose copies of the gradients of the factors are added to
-  LoraBackward(const LoraBackwardParams& p, const MatmulShare& share, int64_t slot)
+  LoraBackward(const LoraBackwardParams& p, const MatmulShare& share)
       : p_(p),
         share_(share),
         rank_(p.up.matrix.rows),
         columns_(p.input.columns),
         base_(panels_of<E>(p.b)),
         up_(panels_of<E>(p.up)),
-        one_base_(share.packed ? base_ : base_.one_at_a_time(share.panels.begin)),
-        one_up_(share.packed ? up_ : up_.one_at_a_time(share.panels.begin)),
+        one_base_(share.packed ? base_ : base_.one_at_a_time(share.slot)),
+        one_up_(share.packed ? up_ : up_.one_at_a_time(share.slot)),
         product_(p.a, one_base_),
         projection_(panels_of<E>(p.down), one_up_, rank_),
-        grad_a_(part(p.grad_lora_a, slot * rank_ * columns_), rank_, columns_),
-        grad_b_(part(p.grad_lora_b, slot * rank_ * p.a.columns), rank_, p.a.columns),
+        grad_a_(part(p.grad_lora_a, share.slot * rank_ * columns_), rank_, columns_),
+        grad_b_(part(p.grad_lora_b, share.slot * rank_ * p.a.columns), rank_, p.a.columns),
         scaled_(grad_b_ ? kBlockRows * rank_ : 0),
         kept_(p.dropout, kBlockRows, columns_),
         dropped_ld_(round_up(columns_, kLanes<Acc> * E::kPack)),
@@ -63,7 +62,10 @@ class LoraBackward {
   }
 
  private:
-  static void* part(void* data, int64_t offset) { return data ? static_cast<Acc*>(data) + offset : nullptr; }
+  // This slot's copy. Where several shares have the same rows, the first alone sums over them.
+  void* part(void* data, int64_t offset) const {
+    return data && share_.panels.begin == 0 ? static_cast<Acc*>(data) + offset : nullptr;
+  }
 
   void on_rows(int64_t row, int64_t rows, Range operands, const Operand* a, int64_t lda) {
     const Range block{row, row + rows};
