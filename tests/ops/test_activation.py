@@ -275,7 +275,7 @@ ERRORS: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: sk.bias_act(X[0, 0], X[0]), ValueError, r"input has shape \(\), expected \(..., n\)"),
     (lambda: sk.bias_act(X, X[0].to("meta")), ValueError, "bias is on meta"),
     (lambda: sk.bias_act(X, None, "glu"), ValueError, "'glu'.*expected one of gelu, gelu_tanh, .*swish"),
-    (lambda: sk.bias_act(X, None, 3), TypeError, "activation is a int"),
+    (lambda: sk.bias_act(X, None, 3), TypeError, "activation is an int"),
     (lambda: sk.bias_act(X, negative_slope=0.2), ValueError, "negative_slope is 0.2.*only leaky_relu"),
     (lambda: sk.bias_act(X, None, "leaky_relu", negative_slope="a"), TypeError, "negative_slope"),
     (lambda: sk.bias_act(X, None, "leaky_relu", negative_slope=torch.inf), ValueError, "negative_slope"),
@@ -287,7 +287,7 @@ ERRORS: list[tuple[Callable[[], object], type[Exception], str]] = [
         r"up has shape \(3, 2\), expected the input's \(3, 4\)",
     ),
     (lambda: sk.gated_act(X, up=X.double()), TypeError, "up has dtype torch.float64"),
-    (lambda: sk.gated_act(X, up=3), TypeError, "up is a int"),
+    (lambda: sk.gated_act(X, up=3), TypeError, "up is an int"),
     (lambda: sk.gated_act(X, "softmax"), ValueError, "'softmax'.*expected one of"),
     (lambda: sk.gated_act(X.long()), TypeError, "input has dtype torch.int64"),
 ]
