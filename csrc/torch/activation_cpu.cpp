@@ -1,6 +1,7 @@
 // bias_act and gated_act on the CPU: checks, allocation, division of the rows among threads, registration.
 #include <unistd.h>
 
+#include "cpu/kernels.h"
 #include "torch/activation_names.h"
 #include "torch/linear_arguments.h"
 #include "torch/matrices.h"
