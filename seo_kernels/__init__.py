@@ -8,11 +8,14 @@ torch.Size([1, 2, 100, 16])
 
 __version__ = "0.1.0"
 
-from seo_kernels import nn, reference
+from seo_kernels import lora, nn, reference
 from seo_kernels._library import info
+from seo_kernels.ops.activation import bias_act, gated_act
 from seo_kernels.ops.attention import attention
 from seo_kernels.ops.explain import explain
+from seo_kernels.ops.linear import linear
 from seo_kernels.ops.linear_cross_entropy import linear_cross_entropy
+from seo_kernels.ops.lora_linear import lora_linear
 from seo_kernels.ops.losses import cross_entropy, focal_loss, huber_loss
 from seo_kernels.patterns import (
     BlockSparse,
@@ -40,14 +43,19 @@ __all__ = [
     "Strided",
     "__version__",
     "attention",
+    "bias_act",
     "bigbird",
     "cross_entropy",
     "explain",
     "focal_loss",
+    "gated_act",
     "huber_loss",
     "info",
+    "linear",
     "linear_cross_entropy",
     "longformer",
+    "lora",
+    "lora_linear",
     "nn",
     "reference",
 ]

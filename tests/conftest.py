@@ -1,14 +1,20 @@
 """What every test starts from: the same seed, and as many threads as the continuous integration has."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import settings
 
+# read when transformers and peft are imported: no test fetches anything
+os.environ["HF_HUB_OFFLINE"] = os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
 # no deadline: machines differ, and the first call of an op loads it
 settings.register_profile("seo_kernels", deadline=None, print_blob=True)
 settings.load_profile("seo_kernels")
+
+collect_ignore = ["ops/toy_ops.py"]  # registers ops: a second import, for doctests, would do so twice
 
 
 @pytest.fixture(autouse=True)

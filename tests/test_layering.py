@@ -12,18 +12,30 @@ ROOT = Path(__file__).resolve().parent.parent
 # Every unit of the package, and the units that it may import; a unit may always import itself.
 # "seo_kernels" stands for the package's public names. The longest name that fits a module is its unit.
 VALUES = {"patterns", "relative"}
-OPS = {*VALUES, "_library", "ops", "ops.arguments", "ops.loss_arguments"}
+ARGUMENTS = {
+    "ops.checks",
+    "ops.activation_arguments",
+    "ops.arguments",
+    "ops.linear_arguments",
+    "ops.loss_arguments",
+}
+OPS = {*VALUES, *ARGUMENTS, "_library", "ops"}
 PYTHON_LAYERS: dict[str, set[str]] = {
     "_C": set(),
     "_extras": set(),
     "_library": {"_C", "seo_kernels"},  # for the version
     "patterns": set(),
     "relative": set(),
-    "ops.arguments": VALUES,  # what the arguments mean: kernels and reference share it, it computes nothing
+    # what the arguments mean: kernels and reference share it, it computes nothing
+    "ops.checks": set(),
+    "ops.activation_arguments": {"ops.checks"},
+    "ops.arguments": {*VALUES, "ops.checks"},
+    "ops.linear_arguments": {"ops.checks"},
     "ops.loss_arguments": set(),
-    "reference": {*VALUES, "ops.arguments", "ops.loss_arguments"},
+    "reference": {*VALUES, *ARGUMENTS},
     "ops": {*OPS, "reference"},
     "nn": OPS,
+    "lora": {*OPS, "nn", "_extras"},
     "models": {*OPS, "nn", "_extras"},
     "diagnostics": {*OPS, "nn", "reference", "seo_kernels", "_extras"},
     "integrations": {*OPS, "nn", "seo_kernels", "_extras"},
@@ -43,7 +55,7 @@ PYTHON_LAYERS: dict[str, set[str]] = {
         "_extras",
     },
     "__main__": {"cli"},
-    "seo_kernels": {*OPS, "nn", "reference"},
+    "seo_kernels": {*OPS, "nn", "lora", "reference"},
 }
 
 # Every folder of csrc, the folders that it may include, and the outside headers that it may not.

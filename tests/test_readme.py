@@ -13,6 +13,11 @@ from seo_kernels.cli.app import main
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
+# what each prints: its beginning, and something within
+PRINTED = [
+    ("torch.Size([8, 257])\n", " serves\n"),
+    ("adapter 'default' on 2 layers; ", "  0: Linear 64 -> 256, rank 4\n"),
+]
 
 
 @pytest.fixture
@@ -25,12 +30,15 @@ def readme_table() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
-def test_examples_run(example: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("example", "expected"), zip(EXAMPLES, PRINTED, strict=True), ids=range(len(EXAMPLES))
+)
+def test_examples_run(example: str, expected: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(example, "README.md", "exec"), {})
     printed = capsys.readouterr().out
-    assert printed.startswith("torch.Size([8, 257])\n")
-    assert " serves\n" in printed
+    beginning, within = expected
+    assert printed.startswith(beginning)
+    assert within in printed
 
 
 def test_there_is_an_example() -> None:

@@ -14,6 +14,7 @@ struct RelativeTable {
   const void* data = nullptr;
   int64_t max_distance = 0;  // R
   bool per_head = false;
+  bool clips = true;  // a visible pair may be further apart than R
 
   explicit operator bool() const { return data != nullptr; }
   int64_t rows() const { return 2 * max_distance + 1; }

@@ -1,6 +1,7 @@
 // All that one instruction set's plugin offers: a table of functions per family of ops.
 #pragma once
 
+#include "cpu/activation_params.h"
 #include "cpu/attention_params.h"
 #include "cpu/linear_cross_entropy_params.h"
 #include "cpu/linear_params.h"
@@ -13,6 +14,7 @@ struct Kernels {
   double (*fma_peak)(DType dtype, int64_t milliseconds);  // GFLOP/s of the calling thread; 0: no such instruction
   AttentionKernels attention;
   LinearKernels linear;
+  ActivationKernels activation;
   LossKernels loss;
   LinearCrossEntropyKernels linear_cross_entropy;
 };

@@ -6,28 +6,38 @@
 #include <cstdint>
 
 #include "cpu/matrix_view.h"
+#include "semantics/activation.h"
 
 namespace seo_kernels::cpu {
 
-// A right-hand side and the memory for its packed form; see LinearKernels::panel_bytes.
+// A right-hand side (inner, columns), and the memory for its packed form: LinearKernels::panel_bytes.
 struct PackedMatrix {
-  MatrixView matrix;  // (inner, columns)
+  MatrixView matrix;
   void* packed = nullptr;
 };
 
-// out = a b + bias
+struct OptionalActivation {
+  bool any = false;
+  Activation which{};
+};
+
+// preactivation = a b + bias, out = activation(preactivation)
 struct MatmulParams {
   DType dtype;  // of a, b and out
   MatrixView a;
   PackedMatrix b;
   const void* bias = nullptr;  // acc (columns) or null
-  MatrixView out;              // rows of neighbouring columns
+  OptionalActivation activation;
+  MatrixView preactivation;  // may be absent; like out
+  MatrixView out;            // neighbouring columns lie side by side
 };
 
-// One thread's share of a product. Panels that are not packed yet are packed one by one, for this share alone.
+// One slot's share of a product. Panels that are not packed yet are packed one by one, each into the slot's own place:
+// that of panel number `slot`.
 struct MatmulShare {
   Range rows, panels;
   bool packed;
+  int64_t slot;
 };
 
 struct DropoutBits {
@@ -58,12 +68,23 @@ struct LoraBackwardParams : MatmulParams {
   void* grad_lora_b = nullptr;  // acc (slots, rank, inner), zeros, or null: transposed
 };
 
+// grad = grad_out * activation'(preactivation), and its column sums. Rows of neighbouring columns.
+struct GradientRowsParams {
+  MatrixView grad_out;
+  OptionalActivation activation;
+  MatrixView preactivation, grad;  // where there is an activation
+  void* column_sums = nullptr;     // acc (slots, columns), zeros, or null
+};
+
 struct LinearKernels {
   // Bytes that the packed panels of an (inner, columns) right-hand side take, and their number.
   int64_t (*panel_bytes)(DType dtype, int64_t inner, int64_t columns);
   int64_t (*panel_count)(DType dtype, int64_t columns);
   void (*pack)(DType dtype, const PackedMatrix& matrix, Range panels);
   void (*matmul)(const MatmulParams&, const MatmulShare&);
+  void (*lora_forward)(const LoraForwardParams&, const MatmulShare&);
+  void (*lora_backward)(const LoraBackwardParams&, const MatmulShare&);
+  void (*gradient_rows)(const GradientRowsParams&, Range rows, int64_t slot);
 };
 
 }  // namespace seo_kernels::cpu

@@ -8,6 +8,17 @@
 
 namespace seo_kernels::cpu {
 
+inline int64_t element_size(DType dtype) {
+  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : dtype == DType::kBool ? 1 : 2;
+}
+
+// [begin, end)
+struct Range {
+  int64_t begin = 0, end = 0;
+
+  int64_t size() const { return end - begin; }
+};
+
 // A matrix of any strides (in elements); a stride of 0 broadcasts.
 struct MatrixView {
   void* data = nullptr;
@@ -17,13 +28,15 @@ struct MatrixView {
 
   explicit operator bool() const { return data != nullptr; }
   MatrixView transposed() const { return {data, dtype, columns, rows, column_stride, row_stride}; }
-};
-
-// [begin, end)
-struct Range {
-  int64_t begin = 0, end = 0;
-
-  int64_t size() const { return end - begin; }
+  MatrixView block(Range of_rows, Range of_columns) const {
+    const int64_t offset = of_rows.begin * row_stride + of_columns.begin * column_stride;
+    return {static_cast<char*>(data) + offset * element_size(dtype),
+            dtype,
+            of_rows.size(),
+            of_columns.size(),
+            row_stride,
+            column_stride};
+  }
 };
 
 // Part `index` of [0, count) in `parts` contiguous parts of about equal size, each a multiple of `step`.

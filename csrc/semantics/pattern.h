@@ -1,8 +1,9 @@
 // Who attends to whom: attention patterns as small postfix programs over (query, key).
 //
 // Query i stands at position i + query_offset, key j at j; distance = position_k - position_q.
-// Two questions are answered here, and nowhere else on the kernels' side: which of 64 consecutive keys one query sees
-// (pattern_bits), and whether a rectangle of queries and keys is empty, partly visible or full (pattern_cover).
+// Three questions are answered here, and nowhere else on the kernels' side: which of 64 consecutive keys one query sees
+// (pattern_bits), whether a rectangle of queries and keys is empty, partly visible or full (pattern_cover), and how far
+// anybody sees (pattern_reach).
 #pragma once
 
 #include <cstdint>
@@ -188,6 +189,31 @@ SK_HOST_DEVICE Cover pattern_cover(const PatternProgram& program, int64_t head, 
       stack[top - 1] = cover_or(stack[top - 1], stack[top]);
     } else {
       stack[top++] = leaf_cover(program, step, head, query_begin, query_end, key_begin, key_end, query_offset);
+    }
+  }
+  return stack[0];
+}
+
+constexpr int64_t kUnbounded = int64_t{1} << 62;
+
+// No visible |distance| is above this.
+SK_HOST_DEVICE int64_t pattern_reach(const PatternProgram& program) {
+  int64_t stack[kMaxPatternSteps];
+  int top = 0;
+  for (int32_t s = 0; s < program.count; ++s) {
+    const PatternStep& step = program.steps[s];
+    if (step.op == PatternOp::kAnd) {
+      --top;
+      if (stack[top] < stack[top - 1]) stack[top - 1] = stack[top];
+    } else if (step.op == PatternOp::kOr) {
+      --top;
+      if (stack[top] > stack[top - 1]) stack[top - 1] = stack[top];
+    } else if (step.op == PatternOp::kLocal) {
+      stack[top++] = step.a > step.b ? step.a : step.b;
+    } else if (step.op == PatternOp::kDilated) {
+      stack[top++] = step.a > kUnbounded / step.b ? kUnbounded : step.a * step.b;
+    } else {
+      stack[top++] = kUnbounded;
     }
   }
   return stack[0];

@@ -166,6 +166,9 @@ void AttentionArguments::prepare(cpu::AttentionParams& p) {
                                  layout ? static_cast<const uint8_t*>(layout->data_ptr()) : nullptr,
                                  layout ? layout->numel() : 0);
   p.pattern = &planned->program;
+  const int64_t furthest = std::max(p.query_length - 1 + p.query_offset, p.key_length - 1 - p.query_offset);
+  const int64_t reach = std::min(pattern_reach(*p.pattern), furthest);
+  for (cpu::RelativeTable* table : {&p.relative_key, &p.relative_value}) table->clips = reach > table->max_distance;
   p.plan = &planned->plan;
 }
 

@@ -1,46 +1,86 @@
-// linear on the CPU: checks, allocation, registration.
-#include "torch/products.h"
+// linear on the CPU: activation(input weight^T + bias) and its gradients.
+#include "torch/activation_names.h"
+#include "torch/linear_arguments.h"
 
 namespace seo_kernels {
 namespace {
 
-ScalarType acc_type(const Tensor& tensor) {
-  return tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+cpu::OptionalActivation optional_activation(const std::string& name) {
+  if (name.empty()) return {};
+  return {true, activation_of(name)};
 }
 
-void check_operands(const Tensor& input, const Tensor& weight, const OptionalTensor& bias) {
-  if (input.dim() < 1 || dtype_of(input, "input") == cpu::DType::kBool) {
-    throw std::invalid_argument("input has shape " + shape_text(input) + ", expected floating (..., in_features)");
-  }
-  const int64_t in = input.size(input.dim() - 1);
-  if (weight.dim() != 2 || weight.size(1) != in) {
-    throw std::invalid_argument("weight has shape " + shape_text(weight) +
-                                ", expected (out_features, in_features=" + std::to_string(in) + ")");
-  }
-  if (weight.scalar_type() != input.scalar_type()) {
-    throw std::invalid_argument("weight must have input's dtype");
-  }
-  if (bias) check_shape(*bias, "bias", {weight.size(0)});
-}
-
-std::tuple<Tensor, Tensor> linear_forward(Tensor input, Tensor weight, OptionalTensor bias, std::string activation,
-                                          bool keep) {
-  check_operands(input, weight, bias);
-  std::vector<int64_t> shape = shape_of(input);
-  shape.back() = weight.size(0);
-  Tensor out = make_tensor(input, shape, input.scalar_type());
-  if (bias) bias = as_type(*bias, acc_type(input));
+// out, and the preactivation where `keep` asks for it (undefined otherwise)
+std::pair<Tensor, Tensor> forward(Tensor input, Tensor weight, OptionalTensor bias,
+                                  const cpu::OptionalActivation& activation, bool keep) {
+  const std::vector<int64_t> shape = output_shape(input, weight);
+  Tensor out = make_tensor(input, shape, input.scalar_type()), preactivation;
+  if (bias) bias = as_type(*bias, acc_type_of(input));
   cpu::MatmulParams p;
   p.dtype = dtype_of(input, "input");
   p.a = matrix_of(input, "input");
   p.b.matrix = matrix_of(weight, "weight").transposed();
   p.bias = bias ? bias->data_ptr() : nullptr;
-  p.out = matrix_of(out, "out");
+  p.activation = activation;
+  p.out = rows_of(out, "out");
+  if (keep) {
+    preactivation = make_tensor(input, shape, input.scalar_type());
+    p.preactivation = rows_of(preactivation, "preactivation");
+  }
   run_product(p, input);
-  return {out, make_tensor(input, {0}, input.scalar_type())};
+  return {out, preactivation};
+}
+
+std::tuple<Tensor, Tensor> linear_forward(Tensor input, Tensor weight, OptionalTensor bias, std::string activation,
+                                          bool keep) {
+  check_linear(input, weight, bias);
+  const cpu::OptionalActivation which = optional_activation(activation);
+  const bool kept = keep && which.any;
+  auto [out, preactivation] = forward(input, weight, bias, which, kept);
+  return {out, kept ? preactivation : absent(input)};
+}
+
+// Order of `wanted` and of the gradients returned.
+enum Gradient { kInput, kWeight, kBias, kGradients };
+
+std::tuple<Tensor, Tensor, Tensor> linear_backward(Tensor grad_out, Tensor input, Tensor weight, OptionalTensor bias,
+                                                   OptionalTensor preactivation, std::string activation,
+                                                   std::vector<bool> wanted) {
+  check_linear(input, weight, bias);
+  check_grad_out(grad_out, input, weight);
+  check_wanted(wanted, kGradients);
+  const cpu::OptionalActivation which = optional_activation(activation);
+  if (which.any) {
+    // what forward was not asked to keep comes back as it came: of shape (0,)
+    if (preactivation && preactivation->dim() == 1 && preactivation->numel() == 0) preactivation = {};
+    if (!preactivation) preactivation = forward(input, weight, bias, {}, false).first;
+    check_shape(*preactivation, "preactivation", output_shape(input, weight));
+    if (preactivation->scalar_type() != input.scalar_type()) {
+      throw std::invalid_argument("preactivation must have input's dtype");
+    }
+  }
+  const bool sums = wanted[kBias] && bias;
+  RowGradients rows =
+      row_gradients(grad_out, which, preactivation, sums, bias ? bias->scalar_type() : input.scalar_type());
+  Tensor grad_input = absent(input), grad_weight = absent(input);
+  const cpu::MatrixView grad = matrix_of(rows.gradient, "grad_out");
+  if (wanted[kInput]) {
+    grad_input = make_tensor(input, shape_of(input), input.scalar_type());
+    cpu::MatmulParams p;
+    p.dtype = grad.dtype;
+    p.a = grad;
+    p.b.matrix = matrix_of(weight, "weight");
+    p.out = rows_of(grad_input, "grad_input");
+    run_product(p, input);
+  }
+  if (wanted[kWeight]) grad_weight = weight_gradient(grad, matrix_of(input, "input"), input);
+  return {grad_input, grad_weight, rows.column_sums};
 }
 
 }  // namespace
 }  // namespace seo_kernels
 
-STABLE_TORCH_LIBRARY_IMPL(seo_kernels, CPU, m) { m.impl("linear_forward", TORCH_BOX(&seo_kernels::linear_forward)); }
+STABLE_TORCH_LIBRARY_IMPL(seo_kernels, CPU, m) {
+  m.impl("linear_forward", TORCH_BOX(&seo_kernels::linear_forward));
+  m.impl("linear_backward", TORCH_BOX(&seo_kernels::linear_backward));
+}

@@ -1,31 +1,13 @@
-// Tensors as matrices, and the division of matrix products among threads.
+// Tensors as matrices.
 #pragma once
 
-#include <algorithm>
-
-#include "cpu/huge_pages.h"
-#include "cpu/kernels.h"
+#include "cpu/matrix_view.h"
 #include "torch/tensors.h"
 
 namespace seo_kernels {
 
-// A new tensor like another, on large pages where it is large.
-inline Tensor make_tensor(const Tensor& like, const std::vector<int64_t>& shape, ScalarType type, bool zero = false) {
-  const torch::headeronly::IntHeaderOnlyArrayRef sizes(shape.data(), shape.size());
-  if (zero) return torch::stable::new_zeros(like, sizes, type);
-  Tensor tensor = torch::stable::new_empty(like, sizes, type);
-  cpu::advise_huge_pages(tensor.data_ptr(), static_cast<size_t>(tensor.numel()) * tensor.element_size());
-  return tensor;
-}
-
-inline std::vector<int64_t> shape_of(const Tensor& tensor) {
-  std::vector<int64_t> shape;
-  for (int64_t n = 0; n < tensor.dim(); ++n) shape.push_back(tensor.size(n));
-  return shape;
-}
-
 // (..., n) as (rows, n). The tensor is replaced by a contiguous copy where its leading dimensions are not those of one
-// matrix.
+// matrix, or neighbours lie side by side neither in rows nor in columns.
 inline cpu::MatrixView matrix_of(Tensor& tensor, const char* name) {
   const int64_t last = tensor.dim() - 1;
   cpu::MatrixView view;
@@ -44,11 +26,13 @@ inline cpu::MatrixView matrix_of(Tensor& tensor, const char* name) {
     }
     next = tensor.stride(n) * tensor.size(n);
   }
-  if (!one_stride && view.rows > 0 && view.columns > 0) {
+  view.column_stride = tensor.stride(last);
+  const bool scattered = view.rows > 1 && view.columns > 1 && view.row_stride != 1 && view.column_stride != 1;
+  if ((!one_stride || scattered) && view.rows > 0 && view.columns > 0) {
     tensor = torch::stable::contiguous(tensor);
     view.row_stride = view.columns;
+    view.column_stride = 1;
   }
-  view.column_stride = tensor.stride(last);
   view.data = tensor.data_ptr();
   return view;
 }

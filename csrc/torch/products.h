@@ -1,68 +1,100 @@
 // Matrix products of tensors on torch's threads.
 #pragma once
 
+#include <algorithm>
+
+#include "cpu/kernels.h"
 #include "torch/matrices.h"
+#include "torch/slots.h"
 
 namespace seo_kernels {
 
-// How a product (rows, columns) is divided: contiguous ranges of rows that share packed panels, or ranges of panels that
-// their threads pack for themselves.
+// Shares of rows begin at a multiple: whole row blocks of the micro-kernels, whole Philox counters.
+constexpr int64_t kRowStep = 12;
+
+// How a product (rows, columns) is divided: contiguous ranges of rows that share packed panels, or, for few rows,
+// ranges of panels that each slot packs for itself.
 struct Division {
-  int64_t slots;
+  int64_t slots, rows, panels;
   bool by_rows;
+
+  Division(int64_t rows, int64_t columns, int64_t inner, int64_t panels)
+      : slots(slots_for(rows * std::max<int64_t>(columns, 1) * std::max<int64_t>(inner, 1))),
+        rows(rows),
+        panels(panels) {
+    constexpr int64_t kFewRows = 32;  // per slot: fewer would not repay a pass over all columns
+    by_rows = rows > kFewRows * slots || panels < slots;
+  }
+
+  // Packed panels held at a time; -1: all.
+  int64_t held() const { return by_rows ? -1 : slots; }
+
+  cpu::MatmulShare share(int64_t slot) const {
+    if (by_rows) return {cpu::share(rows, kRowStep, slots, slot), {0, panels}, true, slot};
+    return {{0, rows}, cpu::share(panels, 1, slots, slot), false, slot};
+  }
+
+  // Calls f(share) for each share with anything in it.
+  template <class F>
+  void run(F f) const {
+    for_each_slot(slots, [&](int64_t slot) {
+      const cpu::MatmulShare part = share(slot);
+      if (part.rows.size() > 0 && (by_rows || part.panels.size() > 0)) f(part);
+    });
+  }
 };
 
-inline Division divide_product(int64_t rows, int64_t columns, int64_t inner, int64_t panels) {
-  constexpr int64_t kSerialWork = 1 << 17;  // multiply-adds below which a second thread costs more than it brings
-  constexpr int64_t kFewRows = 96;          // per thread: fewer would not repay a pass over all columns
-  const int64_t threads = torch::stable::get_num_threads();
-  const int64_t slots = rows * columns * std::max<int64_t>(inner, 1) < kSerialWork ? 1 : threads;
-  const bool by_rows = rows > kFewRows * slots || panels < slots;
-  return {slots, by_rows};
-}
-
-template <class F>
-void for_each_slot(int64_t slots, F f) {
-  if (slots == 1) return f(0);
-  torch::stable::parallel_for(0, slots, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t slot = begin; slot < end; ++slot) f(slot);
-  });
-}
-
-// Memory for the packed form of a right-hand side, owned by the tensor that is returned.
-inline Tensor packed_memory(const Tensor& like, cpu::DType dtype, cpu::PackedMatrix& matrix) {
-  const int64_t bytes = cpu::kernels().linear.panel_bytes(dtype, matrix.matrix.rows, matrix.matrix.columns);
+// Memory for the packed form of a right-hand side, or for `held` of its panels; it lives as long as the tensor
+// returned.
+inline Tensor packed_memory(const Tensor& like, cpu::DType dtype, cpu::PackedMatrix& matrix, int64_t held = -1) {
+  const auto& kernels = cpu::kernels().linear;
+  int64_t bytes = kernels.panel_bytes(dtype, matrix.matrix.rows, matrix.matrix.columns);
+  if (held >= 0) bytes = bytes / kernels.panel_count(dtype, matrix.matrix.columns) * held;
   Tensor memory = make_tensor(like, {bytes}, ScalarType::Byte);
   matrix.packed = memory.data_ptr();
   return memory;
 }
 
-// Each slot packs its share of a right-hand side.
+// A slot's share of packing a right-hand side.
 inline void pack_share(cpu::DType dtype, const cpu::PackedMatrix& matrix, int64_t slots, int64_t slot) {
   const int64_t panels = cpu::kernels().linear.panel_count(dtype, matrix.matrix.columns);
   cpu::kernels().linear.pack(dtype, matrix, cpu::share(panels, 1, slots, slot));
 }
 
-constexpr int64_t kRowStep = 12;  // shares of rows begin at a multiple: whole row blocks, whole Philox counters
-
-// Runs a product; like: any tensor of the device.
+// like: any tensor of the device
 inline void run_product(cpu::MatmulParams& p, const Tensor& like) {
   const int64_t rows = p.out.rows, columns = p.out.columns;
   if (rows == 0 || columns == 0) return;
-  const auto& kernels = cpu::kernels().linear;
-  const int64_t panels = kernels.panel_count(p.dtype, columns);
-  const Division division = divide_product(rows, columns, p.a.columns, panels);
-  const Tensor memory = packed_memory(like, p.dtype, p.b);
+  const Division division(rows, columns, p.a.columns, cpu::kernels().linear.panel_count(p.dtype, columns));
+  const Tensor memory = packed_memory(like, p.dtype, p.b, division.held());
   if (division.by_rows) {
     for_each_slot(division.slots, [&](int64_t slot) { pack_share(p.dtype, p.b, division.slots, slot); });
   }
-  for_each_slot(division.slots, [&](int64_t slot) {
-    const cpu::MatmulShare share =
-        division.by_rows
-            ? cpu::MatmulShare{cpu::share(rows, kRowStep, division.slots, slot), {0, panels}, true}
-            : cpu::MatmulShare{{0, rows}, cpu::share(panels, 1, division.slots, slot), false};
-    if (share.rows.size() > 0 && share.panels.size() > 0) kernels.matmul(p, share);
-  });
+  division.run([&](const cpu::MatmulShare& share) { cpu::kernels().linear.matmul(p, share); });
 }
+
+// The sum over the first dimension, in order: the same result whenever the number of slots is the same.
+inline Tensor sum_slots(const Tensor& parts) {
+  std::vector<int64_t> shape = shape_of(parts);
+  shape.erase(shape.begin());
+  Tensor sum = make_tensor(parts, shape, parts.scalar_type(), true);
+  const auto add = [&](auto zero) {
+    using Acc = decltype(zero);
+    const Acc* from = static_cast<const Acc*>(parts.data_ptr());
+    Acc* to = static_cast<Acc*>(sum.data_ptr());
+    const int64_t size = sum.numel();
+    for (int64_t slot = 0; slot < parts.size(0); ++slot) {
+      for (int64_t n = 0; n < size; ++n) to[n] += from[slot * size + n];
+    }
+  };
+  parts.scalar_type() == ScalarType::Double ? add(0.0) : add(0.0f);
+  return sum;
+}
+
+inline Tensor to_type(const Tensor& tensor, ScalarType type) {
+  return tensor.scalar_type() == type ? tensor : torch::stable::to(tensor, type);
+}
+
+inline Tensor absent(const Tensor& like) { return make_tensor(like, {0}, like.scalar_type()); }
 
 }  // namespace seo_kernels

@@ -36,6 +36,7 @@ STABLE_TORCH_LIBRARY(seo_kernels, m) {
   m.def(
       "huber_loss_backward(Tensor grad_losses, Tensor input, Tensor target, Tensor? weight, float delta, bool sums, "
       "bool[3] wanted) -> (Tensor, Tensor, Tensor)");
+  // linear and lora_linear
   m.def("linear_forward(Tensor input, Tensor weight, Tensor? bias, str activation, bool keep) -> (Tensor, Tensor)");
   m.def(
       "linear_backward(Tensor grad_out, Tensor input, Tensor weight, Tensor? bias, Tensor? preactivation, "
@@ -47,6 +48,14 @@ STABLE_TORCH_LIBRARY(seo_kernels, m) {
       "lora_linear_backward(Tensor grad_out, Tensor input, Tensor weight, Tensor? bias, Tensor lora_a, "
       "Tensor lora_b, Tensor projected, Tensor? seed, float scaling, float dropout_p, bool[5] wanted) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("bias_act_forward(Tensor input, Tensor? bias, str activation, float negative_slope) -> Tensor");
+  m.def(
+      "bias_act_backward(Tensor grad_out, Tensor input, Tensor? bias, str activation, float negative_slope, "
+      "bool[2] wanted) -> (Tensor, Tensor)");
+  m.def("gated_act_forward(Tensor input, Tensor? up, str activation) -> Tensor");
+  m.def(
+      "gated_act_backward(Tensor grad_out, Tensor input, Tensor? up, str activation, bool[2] wanted) "
+      "-> (Tensor, Tensor)");
   m.def(
       "linear_cross_entropy_forward(Tensor hidden, Tensor weight, Tensor target, Tensor? bias, int ignore_index, "
       "float label_smoothing) -> (Tensor, Tensor)");

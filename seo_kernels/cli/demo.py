@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from seo_kernels.cli.console import progress_bar, report_console
+from seo_kernels.cli.demo_lora import demo_lora
 from seo_kernels.cli.errors import expect_one_of, usage_error
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ STEPS = {"bfloat16": 600, "float32": 400}  # about two minutes on two cores
 
 
 def demo(
+    context: typer.Context,
     paths: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -33,15 +35,23 @@ def demo(
     output: Annotated[Path, typer.Option(help="Folder for checkpoint, pictures and metrics.")] = Path(
         "demo_output"
     ),
+    lora: Annotated[
+        bool, typer.Option("--lora", help="Tune a GPT-2 by LoRA instead, beside the same run under PEFT.")
+    ] = False,
     restart: Annotated[
         bool, typer.Option("--restart", help="Train anew, whatever checkpoint is there.")
     ] = False,
-    steps: Annotated[int | None, typer.Option(help="Updates.", show_default="600; in float32 400")] = None,
-    batch: Annotated[int, typer.Option(help="Sequences per update.")] = 1,
-    length: Annotated[int, typer.Option(help="Bytes per sequence.")] = 2048,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Updates.", show_default="600; in float32 400; with --lora 80, twice"),
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Sequences per update.", show_default="1; with --lora 8")] = 1,
+    length: Annotated[
+        int, typer.Option(help="Bytes per sequence.", show_default="2048; with --lora 192")
+    ] = 2048,
     width: Annotated[int, typer.Option(help="Width of the model.")] = 256,
     layers: Annotated[int, typer.Option(help="Layers.")] = 4,
-    heads: Annotated[int, typer.Option(help="Heads per layer.")] = 8,
+    heads: Annotated[int, typer.Option(help="Heads per layer.", show_default="8; with --lora 4")] = 8,
     window: Annotated[int, typer.Option(help="Bytes back that a layer sees.")] = 128,
     precision: Annotated[
         str, typer.Option(help="float32, bfloat16, or auto: bfloat16 where the CPU multiplies it.")
@@ -51,7 +61,13 @@ def demo(
     """Train a small language model on the CPU; exit status 1 unless it beats unigram entropy and zlib.
 
     Ctrl-C keeps the checkpoint: the same command goes on from there.
+
+    With --lora: pre-train a small GPT-2 on half of the text and tune it on the other, with this library and
+    with PEFT; exit status 1 unless the held-out loss falls, and in the same way.
     """
+    if lora:
+        demo_lora(paths or [], output, _given(context))
+        return
     from seo_kernels._extras import MissingExtraError
     from seo_kernels.demo.corpus import load_corpus
     from seo_kernels.demo.engines import fused
@@ -108,6 +124,19 @@ def demo(
     _print_report(console, metrics, output)
     if not metrics["beats_unigram_and_zlib"]:
         raise typer.Exit(1)
+
+
+def _given(context: typer.Context) -> dict[str, Any]:
+    """The settings of ``--lora`` that the command line names; a usage error for those it does not have."""
+    named = [
+        name
+        for name in context.params
+        if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    ]
+    for name in ("restart", "window", "precision"):
+        if name in named:
+            usage_error(f"--{name} is given with --lora, expected it without: there it has no meaning")
+    return {name: context.params[name] for name in named if name not in ("lora", "paths", "output")}
 
 
 def _resolve(precision: str) -> str:

@@ -42,6 +42,12 @@ class CheckedOp:
 
 def ops() -> dict[str, CheckedOp]:
     """Every op of the library by name."""
-    from seo_kernels.diagnostics import attention_cases, loss_cases
+    from seo_kernels.diagnostics import activation_cases, attention_cases, linear_cases, loss_cases
 
-    return {op.name: op for op in (attention_cases.op(), *loss_cases.ops())}
+    checked = (
+        attention_cases.op(),
+        *activation_cases.ops(),
+        *linear_cases.ops(),
+        *loss_cases.ops(),
+    )
+    return {op.name: op for op in checked}

@@ -14,11 +14,11 @@ class ForwardGuard(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_forward_pre_hook(_no_op)
+        self.register_forward_pre_hook(no_op)
 
     def forward(self, input: Tensor) -> Tensor:
         return input
 
 
-def _no_op(module: nn.Module, args: tuple[Tensor]) -> None:
+def no_op(module: nn.Module, args: tuple[Tensor]) -> None:
     return None

@@ -13,17 +13,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seo_kernels.ops.checks import (
+    autocast,
+    autocast_dtype,
+    check_dropout,
+    check_finite,
+    check_floating,
+    check_placement,
+    draw_seed,
+    kind,
+)
 from seo_kernels.patterns import Dense, Pattern
 from seo_kernels.patterns.base import LARGEST
 from seo_kernels.relative import RelativePosition
 
 MAX_DIM = 256
-FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _INTEGER = (torch.int64, torch.int32)
 _DENSE = Dense()
-_NUMBER = (float, int, torch.SymFloat, torch.SymInt)
 _INT = (int, torch.SymInt)
-_SEED_END = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -102,18 +109,18 @@ def normalise(
     """
     for name, operand in (("query", query), ("key", key), ("value", value)):
         if not isinstance(operand, Tensor):
-            raise TypeError(f"{name} is {_kind(operand)}, expected a tensor (batch, heads, length, dim)")
+            raise TypeError(f"{name} is {kind(operand)}, expected a tensor (batch, heads, length, dim)")
     device = query.device
-    if device.type != "meta" and torch.is_autocast_enabled(device.type):  # autocast knows no meta
-        dtype = torch.get_autocast_dtype(device.type)
-        query, key, value = (_autocast(tensor, dtype) for tensor in (query, key, value))
+    dtype = autocast_dtype(device)
+    if dtype is not None:
+        query, key, value = (autocast(tensor, dtype) for tensor in (query, key, value))
     batch, heads, query_length, key_length, dim, value_dim = _check_operands(query, key, value, device)
 
     if pattern is None:
         pattern = _DENSE
     elif not isinstance(pattern, Pattern):
         raise TypeError(
-            f"pattern is {_kind(pattern)}, expected a pattern such as Causal(); a tensor goes to mask="
+            f"pattern is {kind(pattern)}, expected a pattern such as Causal(); a tensor goes to mask="
         )
     pattern_text, layout = pattern.encode()
     if layout is not None:
@@ -122,7 +129,7 @@ def normalise(
     relative_key = relative_value = relative_bias = slopes = None
     if relative is not None:
         if not isinstance(relative, RelativePosition):
-            raise TypeError(f"relative is {_kind(relative)}, expected a RelativePosition")
+            raise TypeError(f"relative is {kind(relative)}, expected a RelativePosition")
         relative_key, relative_value = relative.key, relative.value
         relative_bias, slopes = relative.bias, relative.slopes
         _check_table("relative key", relative_key, heads, dim, device)
@@ -139,22 +146,18 @@ def normalise(
         query_segments, key_segments = _segments(segment_ids, batch, query_length, key_length, device)
     _check_per_head("sinks", sinks, heads, device)
 
-    if not isinstance(dropout_p, _NUMBER) or isinstance(dropout_p, bool):
-        raise TypeError(f"dropout_p is {_kind(dropout_p)}, expected a number in [0, 1)")
-    if not 0.0 <= dropout_p < 1.0:
-        raise ValueError(f"dropout_p is {dropout_p}, expected a number in [0, 1)")
+    check_dropout(dropout_p)
     if softcap is not None:
-        _check_finite("softcap", softcap)
+        check_finite("softcap", softcap)
         if not softcap > 0.0:
             raise ValueError(f"softcap is {softcap}, expected a positive number or None")
     if scale is not None:
-        _check_finite("scale", scale)
+        check_finite("scale", scale)
     if query_offset is not None and (not isinstance(query_offset, _INT) or isinstance(query_offset, bool)):
-        raise TypeError(f"query_offset is {_kind(query_offset)}, expected an int or None")
+        raise TypeError(f"query_offset is {kind(query_offset)}, expected an int or None")
     if query_offset is not None and not -LARGEST <= query_offset <= LARGEST:
         raise ValueError(f"query_offset is {query_offset}, expected an int from {-LARGEST} to {LARGEST}")
 
-    seed = torch.randint(_SEED_END, (), dtype=torch.int64, device=device) if dropout_p > 0.0 else None
     return AttentionArguments(
         query,
         key,
@@ -170,7 +173,7 @@ def normalise(
         query_segments,
         key_segments,
         sinks,
-        seed,
+        draw_seed(dropout_p, device),
         float(dropout_p),
         1.0 / math.sqrt(dim) if scale is None else float(scale),
         0.0 if softcap is None else float(softcap),
@@ -182,10 +185,10 @@ def _check_operands(
     query: Tensor, key: Tensor, value: Tensor, device: torch.device
 ) -> tuple[int, int, int, int, int, int]:
     """Sizes B, Hq, Tq, Tk, D, Dv of three tensors that belong together."""
-    _check_floating("query", query, device)
+    check_floating("query", query, device)
     if not (key.dtype == value.dtype == query.dtype and key.device == value.device == device):
         for name, tensor in (("key", key), ("value", value)):
-            _check_floating(name, tensor, device)
+            check_floating(name, tensor, device)
             if tensor.dtype != query.dtype:
                 raise TypeError(f"{name} has dtype {tensor.dtype}, expected the query's {query.dtype}")
     if query.ndim != 4:
@@ -222,7 +225,7 @@ def _check_operands(
 def _check_table(name: str, table: Tensor | None, heads: int, dim: int, device: torch.device) -> None:
     if table is None:
         return
-    _check_floating(name, table, device)
+    check_floating(name, table, device)
     shape = table.shape
     if (
         len(shape) not in (2, 3)
@@ -239,7 +242,7 @@ def _check_table(name: str, table: Tensor | None, heads: int, dim: int, device: 
 def _check_bias(bias: Tensor | None, heads: int, device: torch.device) -> None:
     if bias is None:
         return
-    _check_floating("relative bias", bias, device)
+    check_floating("relative bias", bias, device)
     if bias.ndim != 2 or bias.shape[0] != heads or bias.shape[1] % 2 != 1:
         raise ValueError(f"relative bias has shape {tuple(bias.shape)}, expected (heads={heads}, 2R + 1)")
 
@@ -247,7 +250,7 @@ def _check_bias(bias: Tensor | None, heads: int, device: torch.device) -> None:
 def _check_per_head(name: str, tensor: Tensor | None, heads: int, device: torch.device) -> None:
     if tensor is None:
         return
-    _check_floating(name, tensor, device)
+    check_floating(name, tensor, device)
     if tensor.ndim != 1 or tensor.shape[0] != heads:
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected (heads={heads},)")
 
@@ -255,8 +258,8 @@ def _check_per_head(name: str, tensor: Tensor | None, heads: int, device: torch.
 def _broadcastable(mask: Tensor, full: tuple[int, int, int, int], device: torch.device) -> Tensor:
     """The mask with dimensions of size 1 put in front up to four."""
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        _check_floating("mask", mask, device, "bool (True: attend) or floating point (added to the scores)")
-    _check_placement("mask", mask, device)
+        check_floating("mask", mask, device, "bool (True: attend) or floating point (added to the scores)")
+    check_placement("mask", mask, device)
     missing = 4 - mask.ndim
     if missing < 0 or any(size not in (1, full[missing + i]) for i, size in enumerate(mask.shape)):
         raise ValueError(
@@ -269,10 +272,10 @@ def _broadcastable(mask: Tensor, full: tuple[int, int, int, int], device: torch.
 def _integers(name: str, tensor: Tensor, shape: tuple[int, ...], device: torch.device) -> Tensor:
     """An int64 tensor of this shape from an int32 or int64 one."""
     if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} is {_kind(tensor)}, expected an int64 or int32 tensor")
+        raise TypeError(f"{name} is {kind(tensor)}, expected an int64 or int32 tensor")
     if tensor.dtype not in _INTEGER:
         raise TypeError(f"{name} has dtype {tensor.dtype}, expected torch.int64 or torch.int32")
-    _check_placement(name, tensor, device)
+    check_placement(name, tensor, device)
     if tensor.ndim != len(shape) or tuple(tensor.shape) != shape:
         named = ", ".join(f"{n}={size}" for n, size in zip(("batch", "length"), shape, strict=False))
         raise ValueError(
@@ -298,7 +301,7 @@ def _segments(
         segments = _integers("segment_ids", segment_ids, (batch, query_length), device)
         return segments, segments
     if not isinstance(segment_ids, (tuple, list)):
-        raise TypeError(f"segment_ids is {_kind(segment_ids)}, expected an integer tensor or a pair of them")
+        raise TypeError(f"segment_ids is {kind(segment_ids)}, expected an integer tensor or a pair of them")
     if len(segment_ids) != 2:
         raise ValueError(
             f"segment_ids has {len(segment_ids)} parts, expected a pair (for the queries, for the keys)"
@@ -307,37 +310,3 @@ def _segments(
         _integers("segment_ids[0]", segment_ids[0], (batch, query_length), device),
         _integers("segment_ids[1]", segment_ids[1], (batch, key_length), device),
     )
-
-
-def _check_floating(
-    name: str, tensor: Tensor, device: torch.device, expected: str = "float64, float32, bfloat16 or float16"
-) -> None:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} is {_kind(tensor)}, expected a tensor")
-    if tensor.dtype not in FLOATING:
-        raise TypeError(f"{name} has dtype {tensor.dtype}, expected {expected}")
-    _check_placement(name, tensor, device)
-
-
-def _check_placement(name: str, tensor: Tensor, device: torch.device) -> None:
-    if tensor.layout is not torch.strided:
-        raise TypeError(f"{name} has layout {tensor.layout}, expected torch.strided")
-    if tensor.device != device:
-        raise ValueError(f"{name} is on {tensor.device}, expected the query's device {device}")
-
-
-def _check_finite(name: str, number: float) -> None:
-    if not isinstance(number, _NUMBER) or isinstance(number, bool):
-        raise TypeError(f"{name} is {_kind(number)}, expected a number or None")
-    if not -math.inf < number < math.inf:
-        raise ValueError(f"{name} is {number}, expected a finite number")
-
-
-def _autocast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    eligible = tensor.is_floating_point() and tensor.dtype != torch.float64  # as torch's own autocast
-    return tensor.to(dtype) if eligible else tensor
-
-
-def _kind(value: object) -> str:
-    shown = f" ({value!r})" if isinstance(value, (int, float, str)) else ""
-    return f"a {type(value).__name__}{shown}"

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import gradcheck, gradgradcheck
-from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from torch.utils.checkpoint import checkpoint
 
 Function = Callable[..., Any]
@@ -161,6 +161,27 @@ def check_batched_gradients(function: Function, inputs: Sequence[Tensor]) -> Non
     tested = torch.autograd.grad(out, own, directions, is_grads_batched=True, retain_graph=True)
     each = [torch.autograd.grad(out, own, direction, retain_graph=True) for direction in directions]
     torch.testing.assert_close(tested, tuple(map(torch.stack, zip(*each, strict=True))))
+
+
+def check_derivatives_without_recording(function: Function, inputs: Sequence[Tensor]) -> None:
+    """Where autograd records nothing, derivatives of derivatives pass all the same: a pullback called outside
+    of its transform, batched, and forward mode over a backward."""
+    own = leaves(inputs)
+    plain = tuple(tensor.detach() for tensor in own)
+    out, pull = vjp(number(function), *plain)
+    with_graph = pull(torch.ones_like(out))
+    with torch.no_grad():
+        torch.testing.assert_close(pull(torch.ones_like(out)), with_graph)
+        batched = vmap(pull)(torch.ones(2, dtype=out.dtype))
+        torch.testing.assert_close(batched, tuple(torch.stack([g, g]) for g in with_graph))
+    directions = tuple(map(torch.randn_like, plain))
+    first = torch.autograd.grad(number(function)(*own), own, create_graph=True)
+    expected = torch.autograd.grad(first, own, directions)
+    with forward_ad.dual_level():
+        duals = tuple(map(forward_ad.make_dual, own, directions))
+        gradients = torch.autograd.grad(number(function)(*duals), duals)
+        tested = tuple(forward_ad.unpack_dual(gradient).tangent for gradient in gradients)
+    torch.testing.assert_close(tested, expected)
 
 
 def check_wanted_gradients(function: Function, reference: Function, inputs: Sequence[Tensor]) -> None:
@@ -313,7 +334,7 @@ def saved_tensors(function: Function, inputs: Sequence[Tensor]) -> list[Tensor]:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         kept = outputs(function, own)
     assert len(kept) > 0
-    return [tensor for pointer, tensor in found.items() if pointer not in held]
+    return [tensor for pointer, tensor in found.items() if pointer not in held and tensor.numel() > 0]
 
 
 def check_error(
@@ -339,7 +360,27 @@ def check_error(
             assert cosine >= LEAST_COSINE[dtype], f"result {place}: cosine {cosine}"
 
 
+def check_extreme(function: Function, reference: Function, inputs: Sequence[Tensor]) -> None:
+    """Inputs with infinities, NaN, huge and denormal entries: the reference's outputs are not finite in the
+    same places, and the rest is at most twice as far from float64 as the reference."""
+    exact = outputs(reference, [tensor.double() for tensor in inputs])
+    plain, tested = outputs(reference, inputs), outputs(function, inputs)
+    for want, usual, got in zip(exact, plain, tested, strict=True):
+        special = ~usual.isfinite()
+        torch.testing.assert_close(got[special], usual[special], equal_nan=True)
+        want, usual, got = (torch.where(special, 0.0, t.double()) for t in (want, usual, got))
+        assert relative_error(got, want) <= max(2 * relative_error(usual, want), GRANTED[inputs[0].dtype])
+
+
+def with_extremes(tensor: Tensor) -> Tensor:
+    """A copy of a matrix of at least 6 rows and 3 columns, its first rows of extreme numbers."""
+    changed = tensor.clone()
+    changed[0, 0], changed[1, 1], changed[2, 2], changed[5, 0] = 1e4, torch.inf, torch.nan, -torch.inf
+    changed[3], changed[4] = 1e-40, -1e4
+    return changed
+
+
 def relative_error(found: Tensor, expected: Tensor) -> float:
     """||found - expected|| / ||expected||, absolute where that is zero."""
-    difference, norm = (found.double() - expected).norm(), expected.norm()
+    difference, norm = (found.detach().double() - expected.detach()).norm(), expected.detach().norm()
     return float(difference / norm) if norm > 0 else float(difference)

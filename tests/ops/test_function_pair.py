@@ -55,6 +55,7 @@ def test_derivatives(case: str) -> None:
     op_contract.check_repeatable(function, inputs)
     op_contract.check_checkpoint(function, inputs)
     op_contract.check_batched_gradients(function, inputs)
+    op_contract.check_derivatives_without_recording(function, inputs)
 
 
 def test_third_order() -> None:
@@ -156,6 +157,15 @@ def test_device_without_kernels_is_served_in_plain_torch() -> None:
     arguments = (torch.empty(2, 3, device="meta"), torch.empty(4, 3, device="meta"), None, None, 1.0)
     assert mix(*arguments).shape == (2, 4)
     assert CALLS == []
+
+
+@native
+def test_library_of_other_sources() -> None:
+    pair = FunctionPair(
+        "toy_absent", inputs=("input",), differentiable=("input",), plain=torch.sin, fake=torch.empty_like
+    )
+    with pytest.raises(RuntimeError, match="lacks toy_absent: build it again"):
+        pair(torch.ones(2))
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,29 @@ def test_cover_of_a_simple_pattern_is_tight(pattern: sk.Pattern) -> None:
             assert _C.pattern_cover(steps, layout, 0, (q0, q0 + 5), (k0, k0 + 5), 0) == expected
 
 
+@given(cases())
+def test_nobody_sees_beyond_the_reach(case: tuple[sk.Pattern, int, int, int]) -> None:
+    pattern, queries, keys, offset = case
+    reach = _C.pattern_reach(*program(pattern))
+    distance = torch.arange(keys) - torch.arange(queries)[:, None] - offset
+    assert (distance.abs().masked_select(visible(*case)[0]) <= reach).all()
+    assert (distance.abs().masked_select(visible(*case)[1]) <= reach).all()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "reach"),
+    [
+        (sk.Local(9, 3), 9),
+        (sk.Local(0, 3), 3),
+        (sk.Dilated(4, 5), 20),
+        (sk.Local(9) & sk.Causal(), 9),
+        (sk.Local(9) | sk.Local(11), 11),
+    ],
+)
+def test_reach_of_a_window_is_tight(pattern: sk.Pattern, reach: int) -> None:
+    assert _C.pattern_reach(*program(pattern)) == reach
+
+
 def test_malformed_programs_are_refused() -> None:
     with pytest.raises(ValueError, match="step is 'diagonal'"):
         _C.pattern_bits([("diagonal", [])], b"", 0, 0, 0, 0)

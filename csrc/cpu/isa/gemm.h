@@ -52,7 +52,10 @@ constexpr int kRowBlock = 6;
 // How A lies in memory: element (row, inner) at row * ld + inner, or, transposed, at inner * ld + row.
 enum class Lay { kRows, kColumns };
 
-template <class E, Lay L, int MR, int NV>
+// How B lies in memory: row by row, ld apart; or column vector by column vector, each (inner, lanes), ld apart.
+enum class RightLay { kRows, kVectors };
+
+template <class E, Lay L, RightLay R, int MR, int NV>
 inline __attribute__((always_inline)) void micro_kernel(int64_t inner, const typename E::Operand* a, int64_t lda,
                                                         const typename E::Operand* b, int64_t ldb, typename E::Acc* c,
                                                         int64_t ldc, bool accumulate) {
@@ -63,7 +66,7 @@ inline __attribute__((always_inline)) void micro_kernel(int64_t inner, const typ
   for (int64_t k = 0; k < inner; ++k) {
     Vec<Operand> bv[NV];
 #pragma GCC unroll 4
-    for (int j = 0; j < NV; ++j) bv[j] = load(b + j * W);
+    for (int j = 0; j < NV; ++j) bv[j] = load(b + j * (R == RightLay::kRows ? W : ldb));
     const Operand* ak = L == Lay::kRows ? a + k : a + k * lda;
 #pragma GCC unroll 6
     for (int i = 0; i < MR; ++i) {
@@ -71,7 +74,7 @@ inline __attribute__((always_inline)) void micro_kernel(int64_t inner, const typ
 #pragma GCC unroll 4
       for (int j = 0; j < NV; ++j) sum[i][j] = E::multiply_add(av, bv[j], sum[i][j]);
     }
-    b += ldb;
+    b += R == RightLay::kRows ? ldb : W;
   }
   if (accumulate) {
 #pragma GCC unroll 6
@@ -88,11 +91,11 @@ inline __attribute__((always_inline)) void micro_kernel(int64_t inner, const typ
   }
 }
 
-template <class E, Lay L, int MR, int NV>
+template <class E, Lay L, RightLay R, int MR, int NV>
 __attribute__((noinline)) void micro_kernel_call(int64_t inner, const typename E::Operand* a, int64_t lda,
                                                  const typename E::Operand* b, int64_t ldb, typename E::Acc* c,
                                                  int64_t ldc, bool accumulate) {
-  micro_kernel<E, L, MR, NV>(inner, a, lda, b, ldb, c, ldc, accumulate);
+  micro_kernel<E, L, R, MR, NV>(inner, a, lda, b, ldb, c, ldc, accumulate);
 }
 
 // MR rows, any number of column vectors.
@@ -103,21 +106,22 @@ inline void gemm_row_block(int64_t column_vectors, int64_t inner, const typename
   constexpr int W = kLanes<typename E::Acc>;
   int64_t j = 0;
   for (; j + kMaxColumnVectors <= column_vectors; j += kMaxColumnVectors) {
-    micro_kernel_call<E, L, MR, kMaxColumnVectors>(inner, a, lda, b + j * W, ldb, c + j * W, ldc, accumulate);
+    micro_kernel_call<E, L, RightLay::kRows, MR, kMaxColumnVectors>(inner, a, lda, b + j * W, ldb, c + j * W, ldc,
+                                                                    accumulate);
   }
   switch (column_vectors - j) {
     case 3:
       if constexpr (kMaxColumnVectors > 3) {
-        micro_kernel_call<E, L, MR, 3>(inner, a, lda, b + j * W, ldb, c + j * W, ldc, accumulate);
+        micro_kernel_call<E, L, RightLay::kRows, MR, 3>(inner, a, lda, b + j * W, ldb, c + j * W, ldc, accumulate);
       }
       break;
     case 2:
       if constexpr (kMaxColumnVectors > 2) {
-        micro_kernel_call<E, L, MR, 2>(inner, a, lda, b + j * W, ldb, c + j * W, ldc, accumulate);
+        micro_kernel_call<E, L, RightLay::kRows, MR, 2>(inner, a, lda, b + j * W, ldb, c + j * W, ldc, accumulate);
       }
       break;
     case 1:
-      micro_kernel_call<E, L, MR, 1>(inner, a, lda, b + j * W, ldb, c + j * W, ldc, accumulate);
+      micro_kernel_call<E, L, RightLay::kRows, MR, 1>(inner, a, lda, b + j * W, ldb, c + j * W, ldc, accumulate);
       break;
     default:
       break;
@@ -141,6 +145,51 @@ void gemm(int64_t rows, int64_t column_vectors, int64_t inner, const typename E:
   }
   for (; i < rows; ++i) {
     gemm_row_block<E, L, 1>(column_vectors, inner, at(i), lda, b, ldb, c + i * ldc, ldc, accumulate);
+  }
+}
+
+// C = A B with B by column vectors, NV of them.
+template <class E, int NV>
+inline void gemm_vectors(int64_t rows, int64_t inner, const typename E::Operand* a, int64_t lda,
+                         const typename E::Operand* b, int64_t ldb, typename E::Acc* c, int64_t ldc) {
+  int64_t i = 0;
+  const auto block = [&]<int MR>() {
+    for (; i + MR <= rows; i += MR) {
+      micro_kernel_call<E, Lay::kRows, RightLay::kVectors, MR, NV>(inner, a + i * lda, lda, b, ldb, c + i * ldc, ldc,
+                                                                   false);
+    }
+  };
+  block.template operator()<kRowBlock>();
+  block.template operator()<4>();
+  block.template operator()<2>();
+  block.template operator()<1>();
+}
+
+// The same with their number, from 1 to kMaxColumnVectors, known at run time.
+template <class E>
+inline void gemm_vectors(int vectors, int64_t rows, int64_t inner, const typename E::Operand* a, int64_t lda,
+                         const typename E::Operand* b, int64_t ldb, typename E::Acc* c, int64_t ldc) {
+  static_assert(kMaxColumnVectors == 2 || kMaxColumnVectors == 4);
+  if constexpr (kMaxColumnVectors == 4) {
+    if (vectors == 4) return gemm_vectors<E, 4>(rows, inner, a, lda, b, ldb, c, ldc);
+    if (vectors == 3) return gemm_vectors<E, 3>(rows, inner, a, lda, b, ldb, c, ldc);
+  }
+  if (vectors == 2) return gemm_vectors<E, 2>(rows, inner, a, lda, b, ldb, c, ldc);
+  gemm_vectors<E, 1>(rows, inner, a, lda, b, ldb, c, ldc);
+}
+
+// Vectors or operands [begin, end).
+struct VectorRange {
+  int begin, end;
+};
+
+// Cuts [begin, end) into pieces of much the same size, none above `most`, and calls f with each.
+template <class F>
+inline __attribute__((always_inline)) void for_each_piece(int begin, int end, int most, F f) {
+  for (int left = (end - begin + most - 1) / most; left > 0; --left) {
+    const int size = (end - begin + left - 1) / left;
+    f(VectorRange{begin, begin + size});
+    begin += size;
   }
 }
 

@@ -72,19 +72,6 @@ inline uint16_t float_to_float16(float value) {
 #endif
 }
 
-// Asks for rows [begin, end) to be brought closer; rows past `length` are left out.
-inline void prefetch_rows(const TensorView& view, int64_t batch, int64_t head, int64_t begin, int64_t end,
-                          int64_t length, int64_t width) {
-  constexpr int64_t kLine = 64;
-  if (!view) return;
-  const int64_t size = view.dtype == DType::kFloat64 ? 8 : view.dtype == DType::kFloat32 ? 4 : 2;
-  const int64_t base = batch * view.stride[0] + head * view.stride[1];
-  for (int64_t row = begin; row < std::min(end, length); ++row) {
-    const char* at = static_cast<const char*>(view.data) + (base + row * view.stride[2]) * size;
-    for (int64_t byte = 0; byte < width * size; byte += kLine) __builtin_prefetch(at + byte, 0, 2);
-  }
-}
-
 template <class Acc>
 inline void load_row(const void* data, DType dtype, int64_t offset, int64_t stride, int64_t count, Acc* to) {
   const auto convert = [&](auto* from, auto widen) {
@@ -277,7 +264,7 @@ inline __attribute__((always_inline)) void transpose_stage(Vec<T> (&v)[kLanes<T>
   }
 }
 
-// to (columns, kPanel) = from (kPanel, columns) transposed; columns: a multiple of the vector width.
+// from (kPanel, columns) transposed, by vectors: to (kPanel / lanes, columns, lanes); columns: a multiple of the lanes.
 template <class T>
 inline void transpose_panel(const T* from, int64_t from_ld, int64_t columns, T* to) {
   constexpr int W = kLanes<T>;
@@ -288,7 +275,7 @@ inline void transpose_panel(const T* from, int64_t from_ld, int64_t columns, T* 
       for (int i = 0; i < W; ++i) block[i] = load(from + (row + i) * from_ld + column);
       transpose_stage<T, 1>(block);
 #pragma GCC unroll 16
-      for (int i = 0; i < W; ++i) store(to + (column + i) * kPanel + row, block[i]);
+      for (int i = 0; i < W; ++i) store(to + row * columns + (column + i) * W, block[i]);
     }
   }
 }

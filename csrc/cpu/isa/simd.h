@@ -121,6 +121,32 @@ inline float reduce_max<float>(Vec<float> v) {
 }
 #endif
 
+// The maxima of neighbouring lanes, S apart, of two vectors in one: a step of reduce_max_rows.
+template <class T, int S, int... I>
+inline __attribute__((always_inline)) Vec<T> fold_max(Vec<T> a, Vec<T> b, std::integer_sequence<int, I...>) {
+  using Index = Vec<Integer<T>>;
+  constexpr int W = kLanes<T>;
+  // lanes of a where bit S of the lane is clear, of b where it is set, each beside its partner S away
+  const Vec<T> own = __builtin_shuffle(a, b, Index{((I & S) == 0 ? I : W + I)...});
+  const Vec<T> other = __builtin_shuffle(a, b, Index{((I & S) == 0 ? I + S : W + I - S)...});
+  return vmax(own, other);
+}
+
+// Lane n: the largest entry of v[n]. A NaN may be lost.
+template <class T, int S = 1>
+inline __attribute__((always_inline)) Vec<T> reduce_max_rows(Vec<T>* v) {
+  constexpr int W = kLanes<T>;
+  if constexpr (S == W) {
+    return v[0];
+  } else {
+#pragma GCC unroll 16
+    for (int n = 0; n < W; n += 2 * S) {
+      v[n] = fold_max<T, S>(v[n], v[n + S], std::make_integer_sequence<int, W>{});
+    }
+    return reduce_max_rows<T, S * 2>(v);
+  }
+}
+
 // Lanes whose bit is set (bit 0: lane 0).
 template <class T>
 inline __attribute__((always_inline)) Mask<T> bits_to_mask(uint64_t bits) {
@@ -130,6 +156,20 @@ inline __attribute__((always_inline)) Mask<T> bits_to_mask(uint64_t bits) {
 #else
   const Mask<T> lane = iota<Integer<T>>();
   return ((splat<Integer<T>>(static_cast<Integer<T>>(bits & ((uint64_t{1} << kLanes<T>)-1))) >> lane) & 1) != 0;
+#endif
+}
+
+// a in the lanes whose bit is set, b elsewhere.
+template <class T>
+inline __attribute__((always_inline)) Vec<T> select_bits(uint64_t bits, Vec<T> a, Vec<T> b) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) {
+    return (Vec<T>)_mm512_mask_blend_ps(static_cast<__mmask16>(bits), (__m512)b, (__m512)a);
+  } else {
+    return (Vec<T>)_mm512_mask_blend_pd(static_cast<__mmask8>(bits), (__m512d)b, (__m512d)a);
+  }
+#else
+  return bits_to_mask<T>(bits) ? a : b;
 #endif
 }
 

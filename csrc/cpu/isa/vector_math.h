@@ -43,14 +43,15 @@ template <class T, bool Reduced = false>
 inline __attribute__((always_inline)) Vec<T> exp2(Vec<T> x) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4) {
-    const __m512 t = _mm512_max_ps(_mm512_set1_ps(-150.0f), (__m512)x);
-    const __m512 n = _mm512_roundscale_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const Vec<T> p = exp2_polynomial<T, Reduced>((Vec<T>)_mm512_sub_ps(t, n));
+    const __m512 n = _mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    // x - n, and 0 for infinity
+    const __m512 f = _mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const Vec<T> p = exp2_polynomial<T, Reduced>((Vec<T>)f);
     return (Vec<T>)_mm512_scalef_ps((__m512)p, n);
   } else {
-    const __m512d t = _mm512_max_pd(_mm512_set1_pd(-1080.0), (__m512d)x);
-    const __m512d n = _mm512_roundscale_pd(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const Vec<T> p = exp2_polynomial<T, Reduced>((Vec<T>)_mm512_sub_pd(t, n));
+    const __m512d n = _mm512_roundscale_pd((__m512d)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __m512d f = _mm512_reduce_pd((__m512d)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const Vec<T> p = exp2_polynomial<T, Reduced>((Vec<T>)f);
     return (Vec<T>)_mm512_scalef_pd((__m512d)p, n);
   }
 #else

@@ -207,10 +207,11 @@ class BackwardTile {
       for (int64_t r = 0; r < rows; ++r) table_sums(block, r);
       for (int64_t r = 0; r < rows; ++r) to_product_gradient(block, r);
       round_block(block, rows);
-      for (int c = 0; c < block.count; ++c) {
-        if (p_.grad_query) add_query_gradient(block, c);
-        add_key_side(block, c);
+      if (p_.grad_query) {  // dQ += dS K
+        tile_.scores().multiply_add_rows(block, gradient_rows(), ld(), keys_, grad_query_.get(), query_width_,
+                                         query_width_);
       }
+      for (int c = 0; c < block.count; ++c) add_key_side(block, c);
     }
     finish_tile(head, rows);
   }
@@ -232,7 +233,7 @@ class BackwardTile {
       const Acc* weights = tile_.weights(r);
       scores.for_each_vector(block, r, [&](int c, int64_t at) {
         Acc* sums = relative_value_.sums.window(r, scores.distance(r, block.panel[c])) + (at - c * kPanel);
-        store(sums, load(sums) + load(weights + at));
+        relative_value_.sums.add(sums, load(weights + at));
       });
     }
     const Acc* gradients = tile_.gradients(r);
@@ -273,7 +274,7 @@ class BackwardTile {
     }
     scores.for_each_vector(block, r, [&](int c, int64_t at) {
       Acc* sums = relative_key_.sums.window(r, scores.distance(r, block.panel[c])) + (at - c * kPanel);
-      store(sums, load(sums) + product_gradient(at));
+      relative_key_.sums.add(sums, product_gradient(at));
     });
   }
 
@@ -303,25 +304,6 @@ class BackwardTile {
       return weight_columns_.get();
     else
       return tile_.weights(0);
-  }
-
-  // dQ += dS K
-  void add_query_gradient(const PanelBlock& block, int c) {
-    ScoreTile<E>& scores = tile_.scores();
-    const Operand* keys = keys_.panel(block.panel[c]);
-    const Operand* gradients = gradient_rows() + c * kPanel / E::kPack;
-    if (!block.masked[c]) {
-      gemm<E, Lay::kRows>(scores.rows(), query_width_ / W, kPanel / E::kPack, gradients, ld(), keys, keys_.ld(),
-                          grad_query_.get(), query_width_, true);
-      return;
-    }
-    for (int64_t row = 0; row < scores.rows(); row += kMaskRows) {
-      int next = c;
-      const VectorRange seen = scores.visible_operands(block, row / kMaskRows, c, c + 1, next);
-      gemm<E, Lay::kRows>(std::min<int64_t>(kMaskRows, scores.rows() - row), query_width_ / W, seen.end - seen.begin,
-                          gradients + row * ld() + seen.begin, ld(), keys + seen.begin * keys_.ld(), keys_.ld(),
-                          grad_query_.get() + row * query_width_, query_width_, true);
-    }
   }
 
   // dV += P^T dO, dK += dS^T Q: of a masked panel, 16 keys at a time over the rows that see any of them.

@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "cpu/isa/attention/dropout_rows.h"
+#include "cpu/isa/attention/dropout_tile.h"
 #include "cpu/isa/attention/packed_rows.h"
 #include "cpu/isa/attention/score_tile.h"
 
@@ -18,8 +18,9 @@ class ForwardTile {
   static constexpr int W = kLanes<Acc>;
   static constexpr Acc kHidden = ScoreTile<E>::kHidden;
 
-  // Panels whose values are multiplied in one go: their rows should stay in the first-level cache.
-  static constexpr int kRunPanels = 2;
+  // Rows whose softmax is computed side by side, in registers.
+  static constexpr int kSoftmaxRows = kVectorBytes == 64 ? kMaskRows : 4;
+  static_assert(kMaskRows % kSoftmaxRows == 0);
 
   explicit ForwardTile(const AttentionForwardParams& p)
       : p_(p),
@@ -54,58 +55,88 @@ class ForwardTile {
     std::fill(maximum_, maximum_ + rows, kHidden);
     std::fill(total_, total_ + rows, Vec<Acc>{});
     if (p_.relative_value) weight_sums_.begin_tile(rows);
+    tile_.expect_output(p_.out, p_.value_dim);
+    tile_.expect_queries(p_.query, p_.dim);
+    tile_.expect_keys(p_.key, p_.dim);
+    tile_.expect_keys(p_.value, p_.value_dim);
     PanelBlock block;
-    for (bool first = true; tile_.next_block(block); first = false) {
+    while (tile_.next_block(block)) {
       tile_.multiply(block);
       if (p_.dropout) dropout_.fill(tile_, block);
       for (int64_t r = 0; r < rows; r += kMaskRows) {
-        if (first) prefetch_next(r / kMaskRows);
         softmax_rows(block, r, std::min<int64_t>(r + kMaskRows, rows));
       }
       if (E::kPack > 1 && !round_at_once_) {
         to_operand_rows<E>(tile_.row(0), tile_.ld(), rows, block.count * kPanel, weights_.get(), tile_.ld());
       }
-      add_values(block);
+      tile_.multiply_add_rows(block, weights(), tile_.ld(), values_, out_.get(), out_ld_, out_ld_);
     }
     finish();
   }
 
-  void prefetch_next(int64_t part) const {
-    tile_.prefetch_queries(p_.query, p_.dim, part);
-    tile_.prefetch_keys(p_.key, p_.dim, part);
-    tile_.prefetch_keys(p_.value, p_.value_dim, part);
-  }
-
-  // Turns a few rows of scores into weights relative to the running maxima. Row by row would wait for each maximum.
+  // Turns the scores of a row block into weights relative to the running maxima.
   void softmax_rows(const PanelBlock& block, int64_t begin, int64_t end) {
-    Acc highest[kMaskRows];
-    for (int64_t r = begin; r < end; ++r) highest[r - begin] = reduce_max<Acc>(tile_.finish_row(block, r));
-    for (int64_t r = begin; r < end; ++r) {
-      if (!(highest[r - begin] <= maximum_[r])) {  // also where the maximum is NaN
-        if (maximum_[r] != kHidden) rescale_row(r, exp2_one(maximum_[r] - highest[r - begin]));
-        maximum_[r] = highest[r - begin];
-      }
-    }
-    for (int64_t r = begin; r < end; ++r) {
-      const Vec<Acc> shift = splat(maximum_[r] == kHidden ? Acc(0) : maximum_[r]), factor = splat(tile_.log2_factor());
-      Acc* s = tile_.row(r);
-      Operand* rounded = weights_.get() + r * tile_.ld();
-      Vec<Acc> sum = total_[r];
-      tile_.for_each_span(r, [&](int at, int span_end) {
-#pragma GCC unroll 4
-        for (; at < span_end; at += W) {
-          const Vec<Acc> weight = exp2<Acc, (E::kPack > 1)>(load(s + at) * factor - shift);
-          sum += weight;
-          if (round_at_once_) {
-            store_operands<E>(rounded, at, weight);
-          } else {
-            store(s + at, weight);
-          }
-        }
-      });
-      total_[r] = sum;
+    for (int64_t r = begin; r < end; ++r) tile_.finish_row(block, r);
+    int64_t r = begin;
+    for (; r + kSoftmaxRows <= end; r += kSoftmaxRows) weigh_rows<kSoftmaxRows>(r);
+    for (; r < end; ++r) weigh_rows<1>(r);
+    for (r = begin; r < end; ++r) {
       if (p_.dropout) drop(r);
       if (p_.relative_value) add_weight_sums(block, r);
+    }
+  }
+
+  // N rows of one row block side by side, vector by vector: they see the same columns.
+  template <int N>
+  void weigh_rows(int64_t begin) {
+    raise_maxima<N>(begin);
+    Vec<Acc> shift[N], sum[N];
+#pragma GCC unroll 12
+    for (int n = 0; n < N; ++n) {
+      shift[n] = splat(maximum_[begin + n] == kHidden ? Acc(0) : maximum_[begin + n]);
+      sum[n] = total_[begin + n];
+    }
+    const Vec<Acc> factor = splat(tile_.log2_factor());
+    tile_.for_each_span(begin, [&](int at, int span_end) {
+      for (; at < span_end; at += W) {
+#pragma GCC unroll 12
+        for (int n = 0; n < N; ++n) {
+          Acc* s = tile_.row(begin + n) + at;
+          const Vec<Acc> weight = exp2<Acc, (E::kPack > 1)>(load(s) * factor - shift[n]);
+          sum[n] += weight;
+          if (E::kPack > 1 && round_at_once_) {
+            store_operands<E>(weights_.get() + (begin + n) * tile_.ld(), at, weight);
+          } else {
+            store(s, weight);
+          }
+        }
+      }
+    });
+#pragma GCC unroll 12
+    for (int n = 0; n < N; ++n) total_[begin + n] = sum[n];
+  }
+
+  // Brings the running maxima of N rows up to date, and what was summed so far in line with them.
+  template <int N>
+  void raise_maxima(int64_t begin) {
+    constexpr int lanes_up = (N + W - 1) / W * W;
+    Vec<Acc> best[lanes_up];
+#pragma GCC unroll 16
+    for (int n = 0; n < lanes_up; ++n) best[n] = splat(kHidden);
+    tile_.for_each_span(begin, [&](int at, int span_end) {
+      for (; at < span_end; at += W) {
+#pragma GCC unroll 12
+        for (int n = 0; n < N; ++n) best[n] = vmax(best[n], load(tile_.row(begin + n) + at));
+      }
+    });
+    alignas(64) Acc highest[lanes_up];
+#pragma GCC unroll 12
+    for (int n = 0; n < N; n += W) store(highest + n, reduce_max_rows<Acc>(best + n) * tile_.log2_factor());
+    for (int n = 0; n < N; ++n) {
+      Acc& maximum = maximum_[begin + n];
+      if (highest[n] <= maximum) continue;
+      if (maximum != kHidden) rescale_row(begin + n, exp2_one(maximum - highest[n]));
+      maximum = highest[n];
     }
   }
 
@@ -130,7 +161,7 @@ class ForwardTile {
     const Acc* s = tile_.row(r);
     tile_.for_each_vector(block, r, [&](int c, int64_t at) {
       Acc* sums = weight_sums_.window(r, tile_.distance(r, block.panel[c])) + (at - c * kPanel);
-      store(sums, load(sums) + load(s + at));
+      weight_sums_.add(sums, load(s + at));
     });
   }
 
@@ -139,35 +170,6 @@ class ForwardTile {
       return weights_.get();
     } else {
       return tile_.row(0);
-    }
-  }
-
-  // O += P V, over as many neighbouring panels at once as are packed alike.
-  void add_values(const PanelBlock& block) {
-    for (int c = 0; c < block.count;) {
-      int end = c + 1;
-      values_.panel(block.panel[c]);
-      while (end < block.count && end - c < kRunPanels && block.panel[end] == block.panel[end - 1] + 1) {
-        values_.panel(block.panel[end++]);
-      }
-      add_run(block, c, end);
-      c = end;
-    }
-  }
-
-  void add_run(const PanelBlock& block, int begin, int end) {
-    constexpr int64_t panel_operands = kPanel / E::kPack;
-    const int64_t rows = tile_.rows(), ld = tile_.ld(), vectors = out_ld_ / W;
-    const Operand* values = values_.panel(block.panel[begin]);
-    const Operand* weights = this->weights() + begin * panel_operands;
-    for (int64_t row = 0; row < rows; row += kMaskRows) {
-      for (int c = begin; c < end;) {
-        const VectorRange seen = tile_.visible_operands(block, row / kMaskRows, begin, end, c);
-        if (seen.begin == seen.end) continue;
-        gemm<E, Lay::kRows>(std::min<int64_t>(kMaskRows, rows - row), vectors, seen.end - seen.begin,
-                            weights + row * ld + seen.begin, ld, values + seen.begin * values_.ld(), values_.ld(),
-                            out_.get() + row * out_ld_, out_ld_, true);
-      }
     }
   }
 

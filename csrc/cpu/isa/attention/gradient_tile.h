@@ -3,7 +3,7 @@
 // Shared by the backward pass and by the gradient of an additive mask.
 #pragma once
 
-#include "cpu/isa/attention/dropout_rows.h"
+#include "cpu/isa/attention/dropout_tile.h"
 #include "cpu/isa/attention/packed_panels.h"
 #include "cpu/isa/attention/score_tile.h"
 
@@ -36,7 +36,12 @@ class GradientTile {
 
   void begin_tile(int64_t head, int64_t tile) {
     scores_.begin_tile(head, tile);
-    first_block_ = true;
+    scores_.expect_output(p_.grad_query, p_.dim);
+    for (const TensorView* view : {&p_.query, &p_.out, &p_.grad_out}) {
+      scores_.expect_queries(*view, view == &p_.query ? p_.dim : p_.value_dim);
+    }
+    scores_.expect_keys(p_.key, p_.dim);
+    scores_.expect_keys(p_.value, p_.value_dim);
     const int64_t rows = scores_.rows(), row_begin = scores_.row_begin(), batch = scores_.batch();
     grad_out_.load(batch, head, row_begin, rows);
     grad_out_operands_ = operand_rows<E>(grad_out_.row(0), grad_out_.ld(), rows, grad_out_.padded_width(),
@@ -67,10 +72,9 @@ class GradientTile {
   // softmax; both are zero in columns that nobody sees.
   void compute(const PanelBlock& block) {
     scores_.multiply(block);
-    multiply_values(block);
+    scores_.multiply(block, grad_out_operands_, grad_out_ld_, values_, gradients_.get());  // dP = dO V^T
     if (p_.dropout) dropout_.fill(scores_, block);
     for (int64_t r = 0; r < scores_.rows(); ++r) {
-      if (first_block_ && r % kMaskRows == 0) prefetch_next(r / kMaskRows);
       scores_.finish_row(block, r);
       if (p_.relative_value) add_relative_values(block, r);
       if (p_.dropout) {
@@ -80,7 +84,6 @@ class GradientTile {
       }
       clear_hidden(block, r);
     }
-    first_block_ = false;
   }
 
   ScoreTile<E>& scores() { return scores_; }
@@ -92,35 +95,6 @@ class GradientTile {
   Acc shift(int64_t r) const { return shift_[r]; }
 
  private:
-  void prefetch_next(int64_t part) const {
-    scores_.prefetch_queries(p_.query, p_.dim, part);
-    scores_.prefetch_queries(p_.out, p_.value_dim, part);
-    scores_.prefetch_queries(p_.grad_out, p_.value_dim, part);
-    scores_.prefetch_keys(p_.key, p_.dim, part);
-    scores_.prefetch_keys(p_.value, p_.value_dim, part);
-  }
-
-  // dP = dO V^T
-  void multiply_values(const PanelBlock& block) {
-    const int64_t ld = scores_.ld();
-    for (int c = 0; c < block.count; ++c) {
-      const Operand* values = values_.panel(block.panel[c]);
-      if (!block.masked[c]) {
-        gemm<E, Lay::kRows>(scores_.rows(), kPanel / W, values_.operands(), grad_out_operands_, grad_out_ld_, values,
-                            kPanel, gradients_.get() + c * kPanel, ld, false);
-        continue;
-      }
-      for (int64_t row = 0; row < scores_.rows(); row += kMaskRows) {
-        const VectorRange range = scores_.visible(block, row / kMaskRows, c);
-        if (range.begin == range.end) continue;
-        gemm<E, Lay::kRows>(std::min<int64_t>(kMaskRows, scores_.rows() - row), range.end - range.begin,
-                            values_.operands(), grad_out_operands_ + row * grad_out_ld_, grad_out_ld_,
-                            values + range.begin * W, kPanel,
-                            gradients_.get() + row * ld + c * kPanel + range.begin * W, ld, false);
-      }
-    }
-  }
-
   void add_relative_values(const PanelBlock& block, int64_t r) {
     Acc* g = gradients(r);
     scores_.for_each_vector(block, r, [&](int c, int64_t at) {
@@ -174,7 +148,6 @@ class GradientTile {
   Scratch<Operand> packed_grad_out_;
   const Operand* grad_out_operands_ = nullptr;  // (rows, grad_out_ld_)
   Scratch<Acc> gradients_;
-  bool first_block_ = true;
   Acc delta_[kMaxTileRows], shift_[kMaxTileRows];
 };
 

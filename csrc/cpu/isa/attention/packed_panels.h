@@ -30,7 +30,8 @@ class PackedPanels {
     std::fill(packed_.get(), packed_.get() + panels_, uint8_t{0});
   }
 
-  // (operands(), kPanel); keys past the end are zero.
+  // (kPanel / lanes, vector_ld()): each vector of keys is (operands(), lanes), and neighbouring panels follow one
+  // another. Keys past the end are zero.
   const Operand* panel(int64_t panel) {
     Operand* to = rows_.get() + panel * operands_ * kPanel;
     if (!packed_[panel]) {
@@ -66,6 +67,7 @@ class PackedPanels {
     }
   }
 
+  int64_t vector_ld() const { return operands_ * kLanes<Acc>; }
   int64_t operands() const { return (width_ + E::kPack - 1) / E::kPack; }
   int64_t operands_ld() const { return operands_; }
 

@@ -9,10 +9,12 @@
 namespace seo_kernels::cpu {
 namespace {
 
-// Layout of one padded row: [kPanel copies of entry 0][2R+1 entries][copies of entry 2R].
+// Layout of one padded row: [kPanel copies of entry 0][2R+1 entries][copies of entry 2R]. Where nobody sees beyond R
+// the copies stand for hidden pairs only, and may hold anything.
 struct PaddedRow {
   explicit PaddedRow(const RelativeTable& table)
-      : max_distance(table.max_distance),
+      : clips(table.clips),
+        max_distance(table.max_distance),
         entries(table ? table.rows() : 0),
         ld(table ? kPanel + round_up(entries, 16) + kPanel + 16 : 0) {}
 
@@ -23,6 +25,7 @@ struct PaddedRow {
 
   template <class Acc>
   void pad(Acc* row) const {
+    if (!clips) return;
     std::fill(row, row + kPanel, row[kPanel]);
     std::fill(row + kPanel + entries, row + kPanel + entries + kPanel, row[kPanel + entries - 1]);
   }
@@ -30,6 +33,7 @@ struct PaddedRow {
   // The reverse of pad: what was added to the copies belongs to the ends.
   template <class Acc>
   void fold(Acc* row) const {
+    if (!clips) return;
     Vec<Acc> low{}, high{};
     for (int64_t n = 0; n < kPanel; n += kLanes<Acc>) {
       low += load(row + n);
@@ -39,6 +43,11 @@ struct PaddedRow {
     row[kPanel + entries - 1] += reduce_add<Acc>(high);
   }
 
+  // What of a row counts: [begin, end).
+  int64_t begin() const { return clips ? 0 : kPanel; }
+  int64_t end() const { return clips ? ld : kPanel + round_up(entries, 16); }
+
+  bool clips;
   int64_t max_distance, entries, ld;
 };
 
@@ -78,14 +87,14 @@ class RelativeProduct {
 
   // Products with the entries that distances [first, last] reach.
   void multiply(const Operand* x, int64_t ld, int64_t rows, int64_t first, int64_t last) {
-    const int64_t begin = relative_index(first, layout_.max_distance) / kPanel;
-    const int64_t end = relative_index(last, layout_.max_distance) / kPanel + 1;
-    for (int64_t panel = begin; panel < end; ++panel) {
-      const int64_t columns = std::min(kPanel, layout_.entries - panel * kPanel);
-      gemm<E, Lay::kRows>(rows, (columns + kLanes<Acc> - 1) / kLanes<Acc>, (width_ + E::kPack - 1) / E::kPack, x, ld,
-                          packed_.get() + panel * operands_ * kPanel, kPanel, products_.get() + kPanel + panel * kPanel,
-                          layout_.ld, false);
-    }
+    constexpr int W = kLanes<Acc>;
+    const int64_t begin = relative_index(first, layout_.max_distance) / W;
+    const int64_t end = relative_index(last, layout_.max_distance) / W + 1;
+    for_each_piece(static_cast<int>(begin), static_cast<int>(end), kMaxColumnVectors, [&](VectorRange piece) {
+      gemm_vectors<E>(piece.end - piece.begin, rows, (width_ + E::kPack - 1) / E::kPack, x, ld,
+                      packed_.get() + piece.begin * operands_ * W, operands_ * W,
+                      products_.get() + kPanel + piece.begin * W, layout_.ld);
+    });
     for (int64_t r = 0; r < rows; ++r) layout_.pad(products_.get() + r * layout_.ld);
   }
 
@@ -100,7 +109,7 @@ class RelativeProduct {
   const Acc* current_ = nullptr;
   Scratch<Acc> wide_;
   Scratch<Operand> narrow_;
-  Scratch<Operand> packed_;  // (panels, operands_, kPanel)
+  Scratch<Operand> packed_;  // (panels, kPanel / lanes, operands_, lanes)
   Scratch<Acc> products_;    // (rows, ld)
 };
 
@@ -145,13 +154,23 @@ class RelativeSums {
         table_operands_(table ? table_rows_ * columns_ : 0),
         row_operands_(table && E::kPack > 1 ? kMaxTileRows * layout_.ld : 0) {}
 
-  void begin_tile(int64_t rows) { std::fill(sums_.get(), sums_.get() + rows * layout_.ld, Acc(0)); }
+  void begin_tile(int64_t rows) {
+    for (int64_t r = 0; r < rows; ++r) {
+      Acc* sums = sums_.get() + r * layout_.ld;
+      std::fill(sums + layout_.begin(), sums + layout_.end(), Acc(0));
+    }
+  }
 
   Acc* window(int64_t row, int64_t distance) { return sums_.get() + row * layout_.ld + layout_.window(distance); }
 
+  // Adds a vector of a window, which is met once. Unless pairs beyond R share an entry there is nothing to add to.
+  inline __attribute__((always_inline)) void add(Acc* at, Vec<Acc> v) const {
+    store(at, layout_.clips ? load(at) + v : v);
+  }
+
   void rescale_row(int64_t row, Acc factor) {
     Acc* sums = sums_.get() + row * layout_.ld;
-    for (int64_t n = 0; n < layout_.ld; ++n) sums[n] *= factor;
+    for (int64_t n = layout_.begin(); n < layout_.end(); ++n) sums[n] *= factor;
   }
 
   void fold(int64_t rows) {

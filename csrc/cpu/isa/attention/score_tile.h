@@ -10,6 +10,7 @@
 #include "cpu/isa/attention/packed_panels.h"
 #include "cpu/isa/attention/packed_rows.h"
 #include "cpu/isa/attention/relative_rows.h"
+#include "cpu/isa/prefetch.h"
 #include "cpu/isa/scratch.h"
 #include "cpu/isa/vector_math.h"
 
@@ -27,11 +28,6 @@ struct PanelBlock {
   bool masked[kMaxBlockPanels];
 };
 
-// Column vectors or operands [begin, end) of a panel.
-struct VectorRange {
-  int begin, end;
-};
-
 // Columns [begin, end) of a block, whole vectors.
 struct ColumnSpan {
   int begin, end;
@@ -43,6 +39,10 @@ class ScoreTile {
   using Acc = typename E::Acc;
   using Operand = typename E::Operand;
   static constexpr int W = kLanes<Acc>;
+  static constexpr int kPanelVectors = static_cast<int>(kPanel) / W;
+  static constexpr int kPanelOperands = static_cast<int>(kPanel) / E::kPack;
+  static constexpr int kMaxInner =
+      144 / E::kPack;  // a piece: what all row blocks read of it stays in the nearest cache
   static constexpr Acc kHidden = -std::numeric_limits<Acc>::infinity();
 
   ScoreTile(const AttentionParams& p, int block_panels, bool keep_softcap_slope)
@@ -85,6 +85,7 @@ class ScoreTile {
     run_ = 0;
     next_panel_ = run_count_ > 0 ? runs_[0].begin : 0;
     mask_bits_.begin_tile(head, row_begin_, rows_);
+    prefetch_.clear();
     const int64_t key_end = run_count_ > 0 ? std::min<int64_t>(runs_[run_count_ - 1].end * kPanel, p_.key_length) : 0;
     const int64_t key_begin = run_count_ > 0 ? runs_[0].begin * kPanel : 0;
     first_distance_ = key_begin - (row_begin_ + rows_ - 1 + p_.query_offset);
@@ -112,36 +113,49 @@ class ScoreTile {
       block.masked[block.count] = verdict == PanelMask::kMasked;
       ++block.count;
     }
-    if (block.count > 0) find_spans(block);
+    if (block.count > 0) {
+      find_spans(block);
+      find_pieces(block);
+    }
     return block.count > 0;
   }
 
   // S = Q K^T of the block, in natural units and unscaled.
-  void multiply(const PanelBlock& block) {
-    for (int c = 0; c < block.count; ++c) {
-      if (few_rows_) {
-        keys_.few_products(block.panel[c], queries_, query_ld_, rows_, scores_.get() + c * kPanel, ld_);
-        continue;
+  void multiply(const PanelBlock& block) { multiply(block, queries_, query_ld_, keys_, scores_.get()); }
+
+  // to (rows, ld()) = left (rows, left_ld) times the panels of a block, where a row block sees them.
+  void multiply(const PanelBlock& block, const Operand* left, int64_t left_ld, PackedPanels<E>& right, Acc* to) {
+    if (few_rows_) {
+      for (int c = 0; c < block.count; ++c) {
+        right.few_products(block.panel[c], left, left_ld, rows_, to + c * kPanel, ld_);
       }
-      const Operand* keys = keys_.panel(block.panel[c]);
-      if (!block.masked[c]) {
-        gemm<E, Lay::kRows>(rows_, kPanel / W, keys_.operands(), queries_, query_ld_, keys, kPanel,
-                            scores_.get() + c * kPanel, ld_, false);
-        continue;
-      }
-      for (int64_t row = 0; row < rows_; row += kMaskRows) {
-        const VectorRange range = visible(block, row / kMaskRows, c);
-        if (range.begin == range.end) continue;
-        gemm<E, Lay::kRows>(std::min<int64_t>(kMaskRows, rows_ - row), range.end - range.begin, keys_.operands(),
-                            queries_ + row * query_ld_, query_ld_, keys + range.begin * W, kPanel,
-                            scores_.get() + row * ld_ + c * kPanel + range.begin * W, ld_, false);
-      }
+      return;
     }
+    const Operand* panels[kMaxBlockPanels];
+    for (int c = 0; c < block.count; ++c) panels[c] = right.panel(block.panel[c]);
+    const int64_t vector_ld = right.vector_ld(), operands = right.operands();
+    for_all_rows(columns_, [&](int64_t row, VectorRange piece) {
+      const Operand* keys = panels[piece.begin / kPanelVectors] + piece.begin % kPanelVectors * vector_ld;
+      gemm_vectors<E>(piece.end - piece.begin, std::min<int64_t>(kMaskRows, rows_ - row), operands,
+                      left + row * left_ld, left_ld, keys, vector_ld, to + row * ld_ + piece.begin * W, ld_);
+    });
+  }
+
+  // to (rows, width of right) += left (rows, the block's operands) times the rows of its panels that a row block sees.
+  void multiply_add_rows(const PanelBlock& block, const Operand* left, int64_t left_ld, PackedRows<E>& right, Acc* to,
+                         int64_t to_ld, int64_t width) {
+    const Operand* panels[kMaxBlockPanels];
+    for (int c = 0; c < block.count; ++c) panels[c] = right.panel(block.panel[c]);
+    for_all_rows(inner_, [&](int64_t row, VectorRange piece) {
+      const Operand* rows = panels[piece.begin / kPanelOperands] + piece.begin % kPanelOperands * right.ld();
+      gemm<E, Lay::kRows>(std::min<int64_t>(kMaskRows, rows_ - row), width / W, piece.end - piece.begin,
+                          left + row * left_ld + piece.begin, left_ld, rows, right.ld(), to + row * to_ld, to_ld, true);
+    });
   }
 
   // Row `row` of the block: everything between the product and the softmax. Scores are then log2_factor() short of the
-  // log2 domain. Returns the row's maximum in the log2 domain.
-  Vec<Acc> finish_row(const PanelBlock& block, int64_t row) {
+  // log2 domain.
+  void finish_row(const PanelBlock& block, int64_t row) {
     for (int c = 0; c < block.count; ++c) {
       if (modified_) {
         modify_row(block, row, c);
@@ -150,27 +164,20 @@ class ScoreTile {
       }
       if (block.masked[c]) hide(block, row, c);
     }
-    const Acc* s = this->row(row);
-    Vec<Acc> best[4] = {splat(kHidden), splat(kHidden), splat(kHidden), splat(kHidden)};
-    for_each_span(row, [&](int begin, int end) {
-      int at = begin;
-      for (; at + 4 * W <= end; at += 4 * W) {
-#pragma GCC unroll 4
-        for (int n = 0; n < 4; ++n) best[n] = vmax(best[n], load(s + at + n * W));
-      }
-      for (; at < end; at += W) best[0] = vmax(best[0], load(s + at));
-    });
-    return vmax(vmax(best[0], best[1]), vmax(best[2], best[3])) * log2_factor_;
   }
 
-  // Brings a few of the rows closer that the next tile is likely to need and this one did not: those of a tensor of
-  // queries, and those of a tensor of keys behind the last visited panel. part: which of kRowBlocks shares.
-  void prefetch_queries(const TensorView& view, int64_t width, int64_t part) const {
-    prefetch_share(view, head_, row_begin_ + p_.plan->tile_rows, p_.query_length, width, part);
+  // Has rows brought closer while this tile is multiplied: its own of an output, those that the next tile is likely to
+  // need of a tensor of queries, and of a tensor of keys those behind the last visited panel.
+  void expect_output(const TensorView& view, int64_t width) {
+    prefetch_.add(view, batch_, head_, row_begin_, row_begin_ + rows_, width);
   }
-  void prefetch_keys(const TensorView& view, int64_t width, int64_t part) const {
-    const int64_t end = run_count_ > 0 ? runs_[run_count_ - 1].end * kPanel : 0;
-    prefetch_share(view, key_head_, end, p_.key_length, width, part);
+  void expect_queries(const TensorView& view, int64_t width) {
+    const int64_t begin = row_begin_ + rows_;
+    prefetch_.add(view, batch_, head_, begin, std::min(begin + rows_, p_.query_length), width);
+  }
+  void expect_keys(const TensorView& view, int64_t width) {
+    const int64_t begin = run_count_ > 0 ? runs_[run_count_ - 1].end * kPanel : 0;
+    prefetch_.add(view, batch_, key_head_, begin, std::min(begin + rows_, p_.key_length), width);
   }
 
   // Scores times this are in the log2 domain; positive.
@@ -199,23 +206,6 @@ class ScoreTile {
     return VectorRange{__builtin_ctzll(any) / W, (63 - __builtin_clzll(any)) / W + 1};
   }
 
-  // Operands between the first and the last key that some row of the row block sees, counted from panel `base` of the
-  // block: those of panel c, and on through panels before `end` while no column in between was left uncomputed.
-  // Moves c behind the last panel taken.
-  VectorRange visible_operands(const PanelBlock& block, int64_t row_block, int base, int end, int& c) const {
-    constexpr int per_panel = static_cast<int>(kPanel / E::kPack);
-    const int first = c;
-    uint64_t any = seen_by_block(block, row_block, c);
-    VectorRange range{(first - base) * per_panel, (first - base) * per_panel};
-    if (any != 0) range.begin += __builtin_ctzll(any) / E::kPack;
-    while (++c < end && any >> (kPanel - W) != 0 && (seen_by_block(block, row_block, c) << (kPanel - W)) != 0) {
-      any = seen_by_block(block, row_block, c);
-    }
-    if (any == 0) return VectorRange{0, 0};
-    range.end = (c - 1 - base) * per_panel + (63 - __builtin_clzll(any)) / E::kPack + 1;
-    return range;
-  }
-
   // Distance of column 0 of a panel from a row's position.
   int64_t distance(int64_t row, int64_t panel) const { return panel * kPanel - (row_begin_ + row + p_.query_offset); }
 
@@ -233,21 +223,62 @@ class ScoreTile {
   int64_t last_distance() const { return last_distance_; }
 
  private:
-  void prefetch_share(const TensorView& view, int64_t head, int64_t from, int64_t length, int64_t width,
-                      int64_t part) const {
-    const int64_t rows = p_.plan->tile_rows;
-    prefetch_rows(view, batch_, head, from + rows * part / kRowBlocks, from + rows * (part + 1) / kRowBlocks, length,
-                  width);
-  }
-
-  uint64_t seen_by_block(const PanelBlock& block, int64_t row_block, int c) const {
-    return block.masked[c] ? mask_bits_.any(row_block, c) : ~uint64_t{0};
-  }
-
   struct Spans {
     int count;
     ColumnSpan span[kMaxBlockPanels];
   };
+
+  // What a row block sees of a block's columns, as it is multiplied: in pieces that lie in neighbouring panels.
+  struct Pieces {
+    int count;
+    VectorRange piece[kMaxBlockPanels * kPanelVectors];
+
+    void cut(VectorRange range, int most) {
+      for_each_piece(range.begin, range.end, most, [&](VectorRange part) { piece[count++] = part; });
+    }
+  };
+
+  // Calls f(first row, piece): the first piece of all row blocks, the second, ... Neighbours share most of what they
+  // read, which then stays near.
+  template <class F>
+  inline __attribute__((always_inline)) void for_all_rows(const Pieces* pieces, F f) {
+    bool more = true;
+    for (int n = 0; more; ++n) {
+      more = false;
+      for (int64_t row = 0; row < rows_; row += kMaskRows) {
+        if (n >= pieces[row / kMaskRows].count) continue;
+        more = true;
+        f(row, pieces[row / kMaskRows].piece[n]);
+        prefetch_.step();
+      }
+    }
+  }
+
+  void find_pieces(const PanelBlock& block) {
+    for (int64_t row_block = 0; row_block * kMaskRows < rows_; ++row_block) {
+      Pieces &columns = columns_[row_block], &inner = inner_[row_block];
+      columns.count = inner.count = 0;
+      VectorRange vectors{0, 0}, operands{0, 0};  // not yet cut
+      const auto cut = [&] {
+        columns.cut(vectors, kMaxColumnVectors);
+        inner.cut(operands, kMaxInner);
+      };
+      for (int c = 0; c < block.count; ++c) {
+        const uint64_t any = block.masked[c] ? mask_bits_.any(row_block, c) : ~uint64_t{0};
+        if (any == 0) continue;
+        const int first = __builtin_ctzll(any), last = 63 - __builtin_clzll(any);
+        const int begin = c * kPanelVectors + first / W;
+        if (begin != vectors.end || first >= W || c == 0 || block.panel[c] != block.panel[c - 1] + 1) {
+          cut();
+          vectors.begin = begin;
+          operands.begin = c * kPanelOperands + first / E::kPack;
+        }
+        vectors.end = c * kPanelVectors + last / W + 1;
+        operands.end = c * kPanelOperands + last / E::kPack + 1;
+      }
+      cut();
+    }
+  }
 
   void find_spans(const PanelBlock& block) {
     for (int64_t row_block = 0; row_block * kMaskRows < rows_; ++row_block) {
@@ -272,9 +303,11 @@ class ScoreTile {
     const VectorRange range = visible(block, row / kMaskRows, c);
     const uint64_t bits = mask_bits_.row(row, c);
     Acc* s = this->row(row) + c * kPanel;
-    for (int v = range.begin; v < range.end; ++v) {
-      const uint64_t seen = bits >> (v * W) & all;
-      if (seen != all) store(s + v * W, bits_to_mask<Acc>(seen) ? load(s + v * W) : splat(kHidden));
+    uint64_t hidden = ~bits & range_bits(range.begin * W, range.end * W - 1);
+    while (hidden) {
+      const int v = __builtin_ctzll(hidden) / W;
+      hidden &= ~(all << (v * W));
+      store(s + v * W, select_bits<Acc>(bits >> (v * W) & all, load(s + v * W), splat(kHidden)));
     }
   }
 
@@ -325,8 +358,11 @@ class ScoreTile {
   const Operand* queries_ = nullptr;  // (rows, query_ld_)
   Scratch<Acc> scores_;
   Spans spans_[kRowBlocks];
+  Pieces columns_[kRowBlocks];  // in vectors
+  Pieces inner_[kRowBlocks];    // in operands
   Scratch<Acc> softcap_slope_;  // d softcap(x) / dx
   MaskBits mask_bits_;
+  PrefetchQueue prefetch_;
   RelativeProduct<E> relative_key_;
   RelativeBias<Acc> bias_;
   int64_t batch_ = -1, key_head_ = -1, head_ = 0, row_begin_ = 0, rows_ = 0;

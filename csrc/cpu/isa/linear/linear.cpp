@@ -5,11 +5,6 @@ namespace seo_kernels::cpu {
 namespace {
 
 template <class E>
-Panels<E> panels_of(const PackedMatrix& b) {
-  return Panels<E>(b.matrix.rows, b.matrix.columns, b.packed);
-}
-
-template <class E>
 void run_matmul(const MatmulParams& p, const MatmulShare& share) {
   const Panels<E> panels = panels_of<E>(p.b);
   const TileWriter<E> write(p);
@@ -17,7 +12,7 @@ void run_matmul(const MatmulParams& p, const MatmulShare& share) {
     Matmul<E>(p.a, panels).run(share.rows, share.panels, write);
     return;
   }
-  const Panels<E> one = panels.one_at_a_time(share.panels.begin);
+  const Panels<E> one = panels.one_at_a_time(share.slot);
   Matmul<E> product(p.a, one);
   for (int64_t panel = share.panels.begin; panel < share.panels.end; ++panel) {
     one.pack(p.b.matrix, {panel, panel + 1});
@@ -43,8 +38,7 @@ int64_t linear_panel_count(DType dtype, int64_t columns) {
 }
 
 void linear_pack(DType dtype, const PackedMatrix& matrix, Range panels) {
-  with_engine(dtype,
-              [&](auto engine) { panels_of<decltype(engine)>(matrix).pack(matrix.matrix, panels); });
+  with_engine(dtype, [&](auto engine) { panels_of<decltype(engine)>(matrix).pack(matrix.matrix, panels); });
 }
 
 void linear_matmul(const MatmulParams& p, const MatmulShare& share) {

@@ -13,9 +13,10 @@
 namespace seo_kernels::cpu {
 namespace {
 
-constexpr int64_t kBlockRows = 96;            // a multiple of kRowBlock and of kLanes
-constexpr int64_t kInnerOperands = 768;       // at most, of one pass over a row block
-constexpr int64_t kPanelsOfBlock = 64;        // at most, whose sums are kept between passes
+constexpr int64_t kBlockRows = 96;       // a multiple of kRowBlock and of kLanes
+constexpr int64_t kInnerOperands = 768;  // at most, of one pass over a row block
+constexpr int64_t kPassStep = 16;        // passes begin at a multiple: of kLanes, of a word of dropout bits
+constexpr int64_t kPanelsOfBlock = 64;   // at most, whose sums are kept between passes
 
 // Operand rows of A: where they lie if they can be read there, otherwise packed.
 template <class E>
@@ -46,7 +47,7 @@ class LeftRows {
   using Stored = std::conditional_t<E::kPack == 1, typename E::Acc, BFloat16>;
 
   static bool readable(const MatrixView& m) {
-    constexpr DType native = E::kPack > 1                      ? DType::kBFloat16
+    constexpr DType native = E::kPack > 1                   ? DType::kBFloat16
                              : sizeof(typename E::Acc) == 8 ? DType::kFloat64
                                                             : DType::kFloat32;
     return m.dtype == native && m.column_stride == 1 && m.row_stride % E::kPack == 0 && m.columns % E::kPack == 0;
@@ -74,6 +75,9 @@ class Matmul {
         left_(a, block_rows, std::min(pass_operands_, b.operands())),
         sums_((passes_ > 1 ? std::min(kPanelsOfBlock, b.count()) : 1) * block_rows * kColumns) {}
 
+  // At most this many operands of A's rows are worked on at once.
+  int64_t pass_operands() const { return std::min(pass_operands_, b_.operands()); }
+
   template <class OnTile>
   void run(Range rows, Range panels, OnTile on_tile) {
     run(rows, panels, [](int64_t, int64_t, Range, const Operand*, int64_t) {}, on_tile);
@@ -97,7 +101,7 @@ class Matmul {
  private:
   static int64_t operands_per_pass(int64_t operands) {
     const int64_t passes = (operands + kInnerOperands - 1) / kInnerOperands;
-    return round_up(std::max<int64_t>(1, passes > 0 ? (operands + passes - 1) / passes : 1), kLanes<Acc>);
+    return round_up(std::max<int64_t>(1, passes > 0 ? (operands + passes - 1) / passes : 1), kPassStep);
   }
 
   template <class OnRows, class OnTile>

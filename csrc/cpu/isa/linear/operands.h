@@ -6,7 +6,7 @@
 
 #include "cpu/isa/scratch.h"
 #include "cpu/isa/stored.h"
-#include "cpu/matrix_view.h"
+#include "cpu/linear_params.h"
 
 namespace seo_kernels::cpu {
 namespace {
@@ -182,6 +182,11 @@ class Panels {
   int64_t columns_ = 0, operands_ = 0, ld_ = 0, stride_ = 0;
   Operand* packed_ = nullptr;
 };
+
+template <class E>
+inline Panels<E> panels_of(const PackedMatrix& matrix) {
+  return Panels<E>(matrix.matrix.rows, matrix.matrix.columns, matrix.packed);
+}
 
 }  // namespace
 }  // namespace seo_kernels::cpu

@@ -1,0 +1,19 @@
+"""LoRA adapters for any model: put in, switched, merged, and exchanged with PEFT as adapter folders."""
+
+from seo_kernels.lora.applying import apply
+from seo_kernels.lora.folder import load, save
+from seo_kernels.lora.report import AdaptedLayer, Report
+from seo_kernels.lora.switching import adapter_names, disabled, merge, set_adapter, unmerge
+
+__all__ = [
+    "AdaptedLayer",
+    "Report",
+    "adapter_names",
+    "apply",
+    "disabled",
+    "load",
+    "merge",
+    "save",
+    "set_adapter",
+    "unmerge",
+]
