@@ -2,6 +2,7 @@
 #include <cstring>
 #include <optional>
 
+#include "cpu/kernels.h"
 #include "torch/loss_arguments.h"
 #include "torch/products.h"
 

@@ -1,6 +1,7 @@
 // Cross entropy, focal and Huber loss on the CPU: checks, allocation, registration.
 #include <cmath>
 
+#include "cpu/kernels.h"
 #include "torch/loss_arguments.h"
 
 namespace seo_kernels {
