@@ -49,13 +49,15 @@ template <class A>
 struct Logistic {
   Exponential<A> e;
   typename A::Value small;  // e^-a as a number
+  Twofold<A> sum;           // 1 + e^-a
   Reciprocal<A> head;       // s(a)
 };
 
 template <class A>
 SK_ALWAYS_INLINE Logistic<A> logistic(Exponential<A> e) {
   const typename A::Value small = number<A>(e);
-  return {e, small, reciprocal<A>(ordered_sum<A>(constant<A>(1), small))};
+  const Twofold<A> sum = ordered_sum<A>(constant<A>(1), small);
+  return {e, small, sum, reciprocal<A>(sum)};
 }
 
 // s(-a) over 2^exponent
@@ -73,8 +75,7 @@ SK_ALWAYS_INLINE Twofold<A> logistic_change(Logistic<A> s) {
 // factor * s'(a) over 2^exponent, rounded once
 template <class A>
 SK_ALWAYS_INLINE typename A::Value times_slope(Twofold<A> factor, Logistic<A> s) {
-  const Twofold<A> head = twofold<A>(s.head);
-  return grown<A>(product<A>(factor, product<A>(head, head)), s.e.fraction);
+  return grown<A>(product<A>(factor, square<A>(s.head)), s.e.fraction);
 }
 
 // x s(u(x)) with s the logistic function of e^-|u|, where u is odd. `a` is |x|, bounded where the tail vanishes;
@@ -87,11 +88,11 @@ SK_ALWAYS_INLINE Jet<typename A::Value> gated_jet(typename A::Value x, typename 
   const auto negative = x < T(0);
   const V nothing{}, fraction = negative ? s.e.fraction : nothing, exponent = negative ? s.e.exponent : nothing;
   const V value = (negative ? -a : x) * grown<A>(s.head, fraction);
-  // s(u) (1 + x u' s(-u))
-  const V other = negative ? -s.head.value : A::scale(tail_mantissa<A>(s), s.e.exponent);
-  Twofold<A> change{rise.high * other + T(1), nothing};
-  if constexpr (!A::kReduced) change.low = rise.low * other + rise.high * (negative ? other * s.head.excess : nothing);
-  const V slope = grown<A>(product<A>(change, twofold<A>(s.head)), fraction);
+  // s(u) (1 + x u' s(-u)) = (1 + e + rise e) / (1 + e)^2, where x < 0 (1 + e - rise) e / (1 + e)^2
+  const V factor = negative ? constant<A>(-1) : s.small;
+  Twofold<A> numerator{factor * rise.high + s.sum.high, nothing};
+  if constexpr (!A::kReduced) numerator.low = factor * rise.low + s.sum.low;
+  const V slope = grown<A>(product<A>(numerator, square<A>(s.head)), fraction);
   const Twofold<A> bend = product<A>(product<A>(rise, first), logistic_change<A>(s));
   const Twofold<A> twice = sum<A>({first.high * T(2), first.low * T(2)}, product<A>(a, second));
   const V curvature = times_slope<A>(sum<A>(twice, {-bend.high, -bend.low}), s);
@@ -111,7 +112,8 @@ SK_ALWAYS_INLINE Jet<typename A::Value> silu_jet(typename A::Value x) {
 template <class A>
 SK_ALWAYS_INLINE Twofold<A> gelu_tanh_quadratic(Twofold<A> square, double c) {
   using T = typename A::Scalar;
-  constexpr double p = 1.5957691216057307117, p_high = 1.595703125;
+  constexpr double p = 1.5957691216057307117, digits = by_precision<A>(1 << 16, int64_t{1} << 36);
+  constexpr double p_high = static_cast<double>(static_cast<int64_t>(p * digits)) / digits;
   if constexpr (A::kReduced) return {square.high * T(c) + T(p), typename A::Value{}};
   const Twofold<A> most = product_sum<A>(square.high, constant<A>(c), p_high);
   const double c_low = c - double(T(c));

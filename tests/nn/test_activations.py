@@ -128,7 +128,7 @@ def test_within_torchs_transformer(
     training: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The parent calls the layer, in eval without gradients too, and with nested tensors."""
+    """The parent calls the layer, in eval without gradients too."""
     calls = []
 
     def counted(*args: Any, **options: Any) -> Tensor:

@@ -102,7 +102,7 @@ def _sigmoid(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _leaky_relu(x: Tensor, slope: float) -> tuple[Tensor, Tensor, Tensor]:
-    first = torch.where(x > 0, torch.ones_like(x), torch.full_like(x, slope))
+    first = torch.full_like(x, slope).masked_fill(x > 0, 1.0)
     return x * first, first, torch.zeros_like(x)
 
 

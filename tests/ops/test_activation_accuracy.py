@@ -89,6 +89,7 @@ def test_narrow(activation: str, dtype: torch.dtype) -> None:
     x = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
     x = x[x.isfinite() & (x.abs() < 1e4)]
     exact = truth(activation, x.float())
+    largest = torch.finfo(dtype).max
     for got, want, size in zip(value_and_derivative(x, activation), exact.results, exact.sizes, strict=False):
         fits = want.abs() <= torch.finfo(dtype).max
         assert bool(got[~fits].isinf().all())
@@ -97,7 +98,7 @@ def test_narrow(activation: str, dtype: torch.dtype) -> None:
             torch.finfo(dtype).eps / 2 * size
             + torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps / 2
         )
-        assert float(((got.double() - want).abs() / rounding).max()) < 1.1
+        assert float(((got.double() - want).abs() / rounding)[want.abs() < largest].max()) < 1.1
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
