@@ -54,6 +54,13 @@ def test_compiled(name: str) -> None:
     function, _, inputs = loss_cases.of(name)
     op = f"{CASES[name].op}_forward"
     op_contract.check_compile(function, inputs, op=op)
+
+
+@native
+@pytest.mark.parametrize("name", ["cross_entropy", "soft", "focal", "huber", "linear"])
+def test_compiled_with_transforms_and_exported(name: str) -> None:
+    function, _, inputs = loss_cases.of(name)
+    op = f"{CASES[name].op}_forward"
     op_contract.check_compile_with_transforms(function, inputs)
     op_contract.check_export(function, inputs, op=op)
 

@@ -157,9 +157,9 @@ def test_all_logits_far_from_zero(level: float, classes: int, dtype: torch.dtype
 @native
 @pytest.mark.parametrize("capability", ["portable", "avx2", "avx512"])
 def test_every_instruction_set(capability: str) -> None:
-    """The comparison with torch, with the error rule, once more."""
+    """Some of the comparisons with torch and the error rule once more."""
     files = ["test_losses.py", "test_losses_extremes.py", "test_linear_cross_entropy.py"]
-    chosen = "not every_instruction_set and not memory and not shape5 and not shape6"
+    chosen = "error_rule or strides or views or limits or far_from or ((shape3 or 193) and dtype1)"
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-k", chosen]
         + [os.path.join(os.path.dirname(__file__), file) for file in files],
