@@ -17,6 +17,7 @@ EXAMPLES = re.findall(r"^```python\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DO
 PRINTED = [
     ("torch.Size([8, 257])\n", " serves\n"),
     ("adapter 'default' on 2 layers; ", "  0: Linear 64 -> 256, rank 4\n"),
+    ("torch.Size([512, 128]) torch.Size([1000, 64])\n", ""),
 ]
 
 
@@ -31,7 +32,7 @@ def readme_table() -> ModuleType:
 
 
 @pytest.mark.parametrize(
-    ("example", "expected"), zip(EXAMPLES, PRINTED, strict=True), ids=range(len(EXAMPLES))
+    ("example", "expected"), list(zip(EXAMPLES, PRINTED, strict=True)), ids=range(len(EXAMPLES))
 )
 def test_examples_run(example: str, expected: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(example, "README.md", "exec"), {})
