@@ -54,7 +54,9 @@ def test_the_table_holds_the_committed_results(readme_table: ModuleType) -> None
 def test_the_table_has_a_row_per_floor(readme_table: ModuleType) -> None:
     rows = readme_table.render(None).splitlines()[2:]
     floors = sum(
-        len(case.peers) + (case.share_floor is not None) + (case.memory_floor is not None) for case in cases()
+        len(case.peers)
+        + sum(floor is not None for floor in (case.share_floor, case.copy_floor, case.memory_floor))
+        for case in cases()
     )
     assert len(rows) == floors
     assert all(row.endswith("| - |") for row in rows)
@@ -101,5 +103,6 @@ def test_folders_and_commands_exist(capsys: pytest.CaptureFixture[str]) -> None:
         assert main([command, "--help"]) == 0
 
 
-def test_it_is_short() -> None:
-    assert len(TEXT.splitlines()) < 200
+def test_it_is_short(readme_table: ModuleType) -> None:
+    """Without the figures, which grow with the cases."""
+    assert len(TEXT.replace(readme_table.section(TEXT), "").splitlines()) < 200

@@ -43,7 +43,7 @@ def bias_act(
     Backward, forward mode and ``torch.func`` transforms work in any nesting; ``torch.compile`` and
     ``torch.export`` give first-order gradients. ``vmap`` over the input is one call.
 
-    >>> import seo_kernels as sk
+    >>> import torch, seo_kernels as sk
     >>> sk.bias_act(torch.tensor([-1.0, 2.0]), torch.tensor([0.0, 1.0]), "relu2")
     tensor([0., 9.])
     """
@@ -74,9 +74,9 @@ def gated_act(input: Tensor, activation: str = "silu", *, up: Tensor | None = No
 
     Source: Shazeer 2020, "GLU Variants Improve Transformer", eq. 5.
 
-    >>> import seo_kernels as sk
-    >>> sk.gated_act(torch.tensor([2.0, -1.0, 10.0, 10.0]), "relu")
-    tensor([20., 0.])
+    >>> import torch, seo_kernels as sk
+    >>> sk.gated_act(torch.tensor([2.0, 1.0, 10.0, 20.0]), "relu")
+    tensor([20., 20.])
     """
     return _gated_act(*normalise_gated_act(input, activation, up).values())
 
