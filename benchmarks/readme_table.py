@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from seo_kernels.benchmark.cases import OURS, cases
+from seo_kernels.benchmark.case import OURS
+from seo_kernels.benchmark.cases import cases
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -28,16 +29,19 @@ def render(results: dict[str, Any] | None) -> str:
         for peer in case.peers:
             ratio = contenders.get(peer.name, {}).get("measured") or NOT_MEASURED
             lines.append(f"| {case.title} | {peer.name} | {peer.floor.text} | {ratio} |")
-        if case.share_floor is not None:
-            share = contenders.get(OURS, {}).get("share_of_peak")
-            cell = NOT_MEASURED if share is None else f"{100 * share:.0f} %"
-            floor = f"at least {100 * case.share_floor:.0f} %"
-            lines.append(f"| {case.title} | measured multiply-add peak | {floor} | {cell} |")
+        shares = (
+            ("measured multiply-add peak", case.share_floor, "share_of_peak"),
+            ("measured copy bandwidth", case.copy_floor, "share_of_copy"),
+        )
+        for beside, least, column in shares:
+            if least is not None:
+                share = contenders.get(OURS, {}).get(column)
+                cell = NOT_MEASURED if share is None else f"{100 * share:.0f} %"
+                lines.append(f"| {case.title} | {beside} | at least {100 * least:.0f} % | {cell} |")
         if case.memory_floor is not None:
-            memory = entry.get("memory_ratio")
+            memory, floor = entry.get("memory_ratio"), case.memory_floor
             cell = NOT_MEASURED if memory is None else f"{memory:.2f} x"
-            floor = f"at most {case.memory_floor:g} x"
-            lines.append(f"| {case.title}, peak memory | the tensors themselves | {floor} | {cell} |")
+            lines.append(f"| {case.title}, {floor.subject} | {floor.beside} | {floor.text} | {cell} |")
     if results is not None:
         machine = results["environment"]
         lines += [

@@ -35,12 +35,12 @@ struct LinearCrossEntropyForwardParams : LinearCrossEntropyParams {
   void* total;         // of logits; null without label smoothing
   void* target_logit;  // acc (tokens)
   void* losses;        // acc (tokens)
-  void* lse;           // acc (tokens)
+  void* lse;           // acc (tokens, 2): the largest logit, and log(sum(exp(logit - largest)))
 };
 
 struct LinearCrossEntropyBackwardParams : LinearCrossEntropyParams {
   const void* grad_losses;  // acc (tokens)
-  const void* lse;          // acc (tokens)
+  const void* lse;          // acc (tokens, 2)
   void* packed_hidden;      // see packed_bytes; null where grad_weight is
   void* sum_hidden;         // acc (tokens, dim in whole vectors); null: not wanted
   MatrixView grad_weight;   // (classes, dim), rows of neighbours; no data: not wanted

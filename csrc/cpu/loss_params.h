@@ -23,12 +23,12 @@ struct ClassLossParams {
 
 struct ClassLossForwardParams : ClassLossParams {
   void* losses;  // acc (rows)
-  void* lse;     // acc (rows)
+  void* lse;     // acc (rows, 2): the largest score, and log(sum(exp(score - largest)))
 };
 
 struct ClassLossBackwardParams : ClassLossParams {
   const void* grad_losses;  // acc (rows)
-  const void* lse;          // acc (rows)
+  const void* lse;          // acc (rows, 2)
   void* grad_input;         // dtype of the input, contiguous (rows, classes)
 };
 
@@ -42,13 +42,13 @@ struct SoftLossParams {
 
 struct SoftLossForwardParams : SoftLossParams {
   void* losses;  // acc (rows)
-  void* lse;     // acc (rows)
+  void* lse;     // acc (rows, 2): the largest score, and log(sum(exp(score - largest)))
 };
 
 // Gradients have the dtype of what they belong to and are contiguous (rows, classes); null: not wanted.
 struct SoftLossBackwardParams : SoftLossParams {
   const void* grad_losses;  // acc (rows)
-  const void* lse;          // acc (rows)
+  const void* lse;          // acc (rows, 2)
   void* grad_input;
   void* grad_target;
 };

@@ -9,6 +9,7 @@
 #include <tuple>
 #include <vector>
 
+#include "semantics/activation.h"
 #include "semantics/pattern.h"
 #include "semantics/philox.h"
 #include "semantics/relative.h"
@@ -45,6 +46,23 @@ PatternProgram pattern_program(const std::vector<Step>& steps, const std::string
   return program;
 }
 
+// Of each x: value, first and second derivative.
+template <class T>
+std::vector<std::array<T, 3>> activation_jets(const std::string& name, const std::vector<T>& inputs, T negative_slope) {
+  for (int n = 0; n < kActivations; ++n) {
+    if (name != kActivationNames[n]) continue;
+    return with_activation(static_cast<Activation>(n), [&](auto which) {
+      std::vector<std::array<T, 3>> jets;
+      for (const T x : inputs) {
+        const Jet<T> j = jet<decltype(which)::value, ScalarArithmetic<T>>(x, negative_slope);
+        jets.push_back({j.value, j.first, j.second});
+      }
+      return jets;
+    });
+  }
+  throw std::invalid_argument("activation is '" + name + "', expected the name of one");
+}
+
 py::dict build_info() {
   py::dict info;
   info["version"] = SEO_KERNELS_VERSION;
@@ -56,7 +74,7 @@ py::dict build_info() {
 }  // namespace
 
 PYBIND11_MODULE(_C, module) {
-  module.doc() = "Build info of seo_kernels, and the host side of its attention semantics for tests.";
+  module.doc() = "Build info of seo_kernels, and the host side of its semantics for tests.";
   module.def("build_info", &build_info, "version, compiler and instruction_sets of this build");
   module.def(
       "pattern_bits",
@@ -90,6 +108,10 @@ PYBIND11_MODULE(_C, module) {
         return std::array{words.word[0], words.word[1], words.word[2], words.word[3]};
       },
       "Philox4x32-10 of four counter words and two key words.");
+  module.def("activation_float32", &activation_jets<float>,
+             "(value, first, second derivative) of each x, computed in single precision.");
+  module.def("activation_float64", &activation_jets<double>,
+             "(value, first, second derivative) of each x, computed in double precision.");
   module.def("attention_dropout_word", &attention_dropout_word, "The random word of (seed, batch, head, query, key).");
   module.def("dropout_threshold", &dropout_threshold, "A weight is kept iff its word is not below this.");
 }

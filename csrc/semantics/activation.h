@@ -35,12 +35,12 @@ SK_ALWAYS_INLINE Jet<typename A::Value> gelu_jet(typename A::Value x) {
   const Twofold<A> square = product<A>(a, a);
   const Exponential<A> e = exponential<A>(square.high * T(-0.5), square.low * T(-0.5));
   const Twofold<A> ratio = normal_tail_ratio<A>(a, square.high);
-  const V tail = A::scale(a * grown<A>(ratio, e.fraction), e.exponent);
+  const V tail = A::scale(grown<A>(product<A>(a, ratio), e.fraction), e.exponent);
   // of the tail: P(X > a) - a phi(a)
   const Twofold<A> change{ratio.high - a * density.high, A::kReduced ? V{} : ratio.low - a * density.low};
   const V slope = A::scale(grown<A>(change, e.fraction), e.exponent);
   const Twofold<A> bend = product<A>({T(2) - square.high, -square.low}, density);
-  return {(x <= T(0) ? V{} : x) - tail, x < T(0) ? slope : T(1) - slope,
+  return {(x < T(0) ? -V{} : x) - tail, x < T(0) ? slope : T(1) - slope,
           A::scale(grown<A>(bend, e.fraction), e.exponent)};
 }
 
@@ -49,13 +49,15 @@ template <class A>
 struct Logistic {
   Exponential<A> e;
   typename A::Value small;  // e^-a as a number
+  Twofold<A> sum;           // 1 + e^-a
   Reciprocal<A> head;       // s(a)
 };
 
 template <class A>
 SK_ALWAYS_INLINE Logistic<A> logistic(Exponential<A> e) {
   const typename A::Value small = number<A>(e);
-  return {e, small, reciprocal<A>(ordered_sum<A>(constant<A>(1), small))};
+  const Twofold<A> sum = ordered_sum<A>(constant<A>(1), small);
+  return {e, small, sum, reciprocal<A>(sum)};
 }
 
 // s(-a) over 2^exponent
@@ -73,8 +75,7 @@ SK_ALWAYS_INLINE Twofold<A> logistic_change(Logistic<A> s) {
 // factor * s'(a) over 2^exponent, rounded once
 template <class A>
 SK_ALWAYS_INLINE typename A::Value times_slope(Twofold<A> factor, Logistic<A> s) {
-  const Twofold<A> head = twofold<A>(s.head);
-  return grown<A>(product<A>(factor, product<A>(head, head)), s.e.fraction);
+  return grown<A>(product<A>(factor, square<A>(s.head)), s.e.fraction);
 }
 
 // x s(u(x)) with s the logistic function of e^-|u|, where u is odd. `a` is |x|, bounded where the tail vanishes;
@@ -87,11 +88,11 @@ SK_ALWAYS_INLINE Jet<typename A::Value> gated_jet(typename A::Value x, typename 
   const auto negative = x < T(0);
   const V nothing{}, fraction = negative ? s.e.fraction : nothing, exponent = negative ? s.e.exponent : nothing;
   const V value = (negative ? -a : x) * grown<A>(s.head, fraction);
-  // s(u) (1 + x u' s(-u))
-  const V other = negative ? -s.head.value : A::scale(tail_mantissa<A>(s), s.e.exponent);
-  Twofold<A> change{rise.high * other + T(1), nothing};
-  if constexpr (!A::kReduced) change.low = rise.low * other + rise.high * (negative ? other * s.head.excess : nothing);
-  const V slope = grown<A>(product<A>(change, twofold<A>(s.head)), fraction);
+  // s(u) (1 + x u' s(-u)) = (1 + e + rise e) / (1 + e)^2, where x < 0 (1 + e - rise) e / (1 + e)^2
+  const V factor = negative ? constant<A>(-1) : s.small;
+  Twofold<A> numerator{factor * rise.high + s.sum.high, nothing};
+  if constexpr (!A::kReduced) numerator.low = factor * rise.low + s.sum.low;
+  const V slope = grown<A>(product<A>(numerator, square<A>(s.head)), fraction);
   const Twofold<A> bend = product<A>(product<A>(rise, first), logistic_change<A>(s));
   const Twofold<A> twice = sum<A>({first.high * T(2), first.low * T(2)}, product<A>(a, second));
   const V curvature = times_slope<A>(sum<A>(twice, {-bend.high, -bend.low}), s);
@@ -107,28 +108,30 @@ SK_ALWAYS_INLINE Jet<typename A::Value> silu_jet(typename A::Value x) {
                       {nothing, nothing});
 }
 
-// x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) = x s(u), u = p x + q x^3 (Hendrycks and Gimpel 2016).
+// c square + 2 sqrt(2 / pi) to twice the precision
+template <class A>
+SK_ALWAYS_INLINE Twofold<A> gelu_tanh_quadratic(Twofold<A> square, double c) {
+  using T = typename A::Scalar;
+  constexpr double p = 1.5957691216057307117, digits = by_precision<A>(1 << 16, int64_t{1} << 36);
+  constexpr double p_high = static_cast<double>(static_cast<int64_t>(p * digits)) / digits;
+  if constexpr (A::kReduced) return {square.high * T(c) + T(p), typename A::Value{}};
+  const Twofold<A> most = product_sum<A>(square.high, constant<A>(c), p_high);
+  const double c_low = c - double(T(c));
+  return {most.high, most.low + (square.high * T(c_low) + (square.low * T(c) + T(p - p_high)))};
+}
+
+// x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) = x s(u), u = x (p + q x^2) (Hendrycks and Gimpel 2016).
 template <class A>
 SK_ALWAYS_INLINE Jet<typename A::Value> gelu_tanh_jet(typename A::Value x) {
-  using T = typename A::Scalar;
   using V = typename A::Value;
-  constexpr double p = 1.5957691216057307117, q = 0.071354816272600248;
+  constexpr double q = 0.071354816272600248;
   const V a = bounded_magnitude<A>(x, by_precision<A>(11.5, 22.5));
-  constexpr double p_high = 1.595703125, q_high = double(T(q));
-  // u to twice the precision, since e^u multiplies an error of u by u
   const Twofold<A> square = product<A>(a, a);
-  Twofold<A> factor = product_sum<A>(square.high, constant<A>(q_high), p_high);
-  if constexpr (A::kReduced) {
-    factor.high = square.high * T(q) + T(p);
-  } else {
-    factor.low = factor.low + (square.high * T(q - q_high) + (square.low * T(q) + T(p - p_high)));
-  }
-  const Twofold<A> u = product<A>(a, factor);
-  const Twofold<A> cubic = product<A>(square, twofold_constant<A>(q));
-  const Twofold<A> rise = sum<A>(u, product<A>(a, Twofold<A>{cubic.high * T(2), cubic.low * T(2)}));
-  const Twofold<A> first = sum<A>({cubic.high * T(3), cubic.low * T(3)}, twofold_constant<A>(p));
-  const Twofold<A> second = product<A>(a, twofold_constant<A>(6 * q));
-  return gated_jet<A>(x, a, logistic<A>(exponential<A>(-u.high, -u.low)), rise, first, second);
+  // all of u, since e^u multiplies an error of u by u
+  const Twofold<A> u = product<A>(a, gelu_tanh_quadratic<A>(square, q));
+  const Twofold<A> first = gelu_tanh_quadratic<A>(square, 3 * q);
+  return gated_jet<A>(x, a, logistic<A>(exponential<A>(-u.high, -u.low)), product<A>(a, first), first,
+                      product<A>(a, twofold_constant<A>(6 * q)));
 }
 
 // 1 / (1 + e^-x)

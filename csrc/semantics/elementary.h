@@ -134,6 +134,13 @@ SK_ALWAYS_INLINE Twofold<A> twofold(Reciprocal<A> r) {
 }
 
 template <class A>
+SK_ALWAYS_INLINE Twofold<A> square(Reciprocal<A> r) {
+  const Twofold<A> p = product<A>(r.value, r.value);
+  if constexpr (A::kReduced) return p;
+  return {p.high, p.high * (r.excess + r.excess) + p.low};
+}
+
+template <class A>
 SK_ALWAYS_INLINE Twofold<A> product(typename A::Value a, Reciprocal<A> b) {
   const Twofold<A> p = product<A>(a, b.value);
   if constexpr (A::kReduced) return p;

@@ -1,6 +1,7 @@
 // bias_act and gated_act on the CPU: checks, allocation, division of the rows among threads, registration.
 #include <unistd.h>
 
+#include "cpu/kernels.h"
 #include "torch/activation_names.h"
 #include "torch/linear_arguments.h"
 #include "torch/matrices.h"
@@ -19,7 +20,7 @@ int64_t activation_slots(int64_t entries, int64_t rows) {
   return std::min<int64_t>(torch::stable::get_num_threads(), rows);
 }
 
-// Bytes of the last-level cache; outputs of this size or more leave no room in it for anything else.
+// Bytes of the last-level cache.
 int64_t cache_bytes() {
 #if defined(_SC_LEVEL3_CACHE_SIZE)
   static const int64_t bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
@@ -34,7 +35,7 @@ bool aligned(const cpu::MatrixView& view) {
          (view.rows == 1 || view.row_stride * cpu::element_size(view.dtype) % kLine == 0);
 }
 
-// Whether results go past the caches: they are larger than the cache, and lie as streaming stores want them.
+// Whether results go past the caches: they are much larger, and lie as streaming stores want them.
 bool streams(std::initializer_list<cpu::MatrixView> results) {
   int64_t bytes = 0;
   for (const cpu::MatrixView& view : results) {
@@ -42,7 +43,7 @@ bool streams(std::initializer_list<cpu::MatrixView> results) {
     if (!aligned(view)) return false;
     bytes += view.rows * view.columns * cpu::element_size(view.dtype);
   }
-  return bytes >= cache_bytes();
+  return bytes >= 2 * cache_bytes();
 }
 
 // (..., n) as rows of n neighbours; a tensor without dimensions is a row of one.

@@ -1,28 +1,12 @@
 // The attention ops on the CPU: allocation, division of the work among threads, registration.
 #include <algorithm>
 
-#include "cpu/huge_pages.h"
 #include "cpu/kernels.h"
 #include "torch/attention_arguments.h"
+#include "torch/slots.h"
 
 namespace seo_kernels {
 namespace {
-
-using torch::headeronly::IntHeaderOnlyArrayRef;
-using torch::stable::get_num_threads;
-using torch::stable::parallel_for;
-
-// Below about this many multiply-adds a second thread costs more than it brings.
-constexpr int64_t kSerialWork = 1 << 17;
-
-Tensor make(const Tensor& like, const std::vector<int64_t>& shape, ScalarType type, bool zero) {
-  const IntHeaderOnlyArrayRef sizes(shape.data(), shape.size());
-  if (zero) return torch::stable::new_zeros(like, sizes, type);
-  Tensor tensor = torch::stable::new_empty(like, sizes, type);
-  const size_t size = type == ScalarType::Double ? 8 : type == ScalarType::Float ? 4 : 2;
-  cpu::advise_huge_pages(tensor.data_ptr(), static_cast<size_t>(tensor.numel()) * size);
-  return tensor;
-}
 
 int64_t unit_count(const cpu::AttentionParams& p) { return p.batch * p.query_heads * p.plan->tiles; }
 
@@ -36,7 +20,7 @@ std::vector<cpu::UnitRange> divide(const cpu::AttentionParams& p) {
   int64_t total = 0;
   for (int64_t unit = 0; unit < units; ++unit) total += cost(unit);
   const int64_t work = total * p.plan->tile_rows * cpu::kPanel * (p.dim + p.value_dim);
-  const int64_t slots = work < kSerialWork ? 1 : std::min<int64_t>(get_num_threads(), units);
+  const int64_t slots = std::min(slots_for(work), units);
   std::vector<cpu::UnitRange> ranges;
   int64_t begin = 0, done = 0;
   for (int64_t unit = 0; unit < units; ++unit) {
@@ -47,14 +31,6 @@ std::vector<cpu::UnitRange> divide(const cpu::AttentionParams& p) {
     }
   }
   return ranges;
-}
-
-template <class F>
-void for_each_slot(int64_t slots, F f) {
-  if (slots == 1) return f(0);
-  parallel_for(0, slots, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t slot = begin; slot < end; ++slot) f(slot);
-  });
 }
 
 std::tuple<Tensor, Tensor> attention_forward(Tensor query, Tensor key, Tensor value, std::string pattern,
@@ -69,8 +45,8 @@ std::tuple<Tensor, Tensor> attention_forward(Tensor query, Tensor key, Tensor va
                        seed,          dropout_p, scale, softcap,     query_offset};
   cpu::AttentionForwardParams p{};
   a.prepare(p);
-  Tensor out = make(query, {p.batch, p.query_heads, p.query_length, p.value_dim}, query.scalar_type(), false);
-  Tensor lse = make(query, {p.batch, p.query_heads, p.query_length}, a.acc_type(), false);
+  Tensor out = make_tensor(query, {p.batch, p.query_heads, p.query_length, p.value_dim}, query.scalar_type(), false);
+  Tensor lse = make_tensor(query, {p.batch, p.query_heads, p.query_length}, a.acc_type(), false);
   if (unit_count(p) > 0) {
     p.out = view_of(out, "out");
     p.lse = lse.data_ptr();
@@ -113,7 +89,7 @@ class Backward {
     if (wants_any_but_mask()) {
       for_each_slot(slots_, [&](int64_t slot) { cpu::kernels().attention.backward(p_, ranges_[slot], slot); });
       if (has_shared_heads()) {
-        parallel_for(0, p_.batch * p_.key_heads, 1, [&](int64_t begin, int64_t end) {
+        torch::stable::parallel_for(0, p_.batch * p_.key_heads, 1, [&](int64_t begin, int64_t end) {
           cpu::kernels().attention.combine(p_, ranges_.data(), slots_, begin, end);
         });
       }
@@ -123,7 +99,7 @@ class Backward {
 
   // The gradient in the argument's own dtype and shape; an empty tensor when it is not wanted.
   Tensor result(Gradient which, const OptionalTensor& argument) const {
-    if (!wanted_[which] || !argument) return make(a_.query, {0}, a_.query.scalar_type(), false);
+    if (!wanted_[which] || !argument) return make_tensor(a_.query, {0}, a_.query.scalar_type(), false);
     const Tensor& gradient = gradients_[which];
     if (which <= kValue) return gradient;
     std::vector<int64_t> shape;
@@ -149,7 +125,7 @@ class Backward {
   cpu::TensorView output(Gradient which, const std::vector<int64_t>& shape, ScalarType type, const char* name) {
     if (!wanted_[which]) return {};
     const bool untouched = slots_ == 0;  // no query: keys get zeros
-    gradients_[which] = make(a_.query, shape, type, untouched);
+    gradients_[which] = make_tensor(a_.query, shape, type, untouched);
     return view_of(gradients_[which], name);
   }
 
@@ -158,14 +134,14 @@ class Backward {
     if (!wanted_[which] || !argument) return nullptr;
     std::vector<int64_t> shape{std::max<int64_t>(slots_, 1)};
     for (int64_t n = 0; n < argument->dim(); ++n) shape.push_back(argument->size(n));
-    gradients_[which] = make(a_.query, shape, a_.acc_type(), true);
+    gradients_[which] = make_tensor(a_.query, shape, a_.acc_type(), true);
     return gradients_[which].data_ptr();
   }
 
   void* partial(Gradient which, int64_t width) {
     if (!wanted_[which]) return nullptr;
     Tensor& tensor = which == kKey ? partial_key_ : partial_value_;
-    tensor = make(a_.query, {slots_, 2, p_.key_length, width}, a_.acc_type(), false);
+    tensor = make_tensor(a_.query, {slots_, 2, p_.key_length, width}, a_.acc_type(), false);
     return tensor.data_ptr();
   }
 
@@ -175,14 +151,15 @@ class Backward {
       p_.mask_sizes[n] = a_.mask->size(n);
       shape.push_back(p_.mask_sizes[n]);
     }
-    gradients_[kMask] = make(a_.query, shape, a_.acc_type(), true);
+    gradients_[kMask] = make_tensor(a_.query, shape, a_.acc_type(), true);
     p_.grad_mask = gradients_[kMask].data_ptr();
   }
 
   void mask_gradient() {
     const int64_t tiles = p_.mask_sizes[2] == 1 ? 1 : p_.plan->tiles;
-    parallel_for(0, p_.mask_sizes[0] * p_.mask_sizes[1] * tiles, 1,
-                 [&](int64_t begin, int64_t end) { cpu::kernels().attention.mask_gradient(p_, begin, end); });
+    torch::stable::parallel_for(0, p_.mask_sizes[0] * p_.mask_sizes[1] * tiles, 1, [&](int64_t begin, int64_t end) {
+      cpu::kernels().attention.mask_gradient(p_, begin, end);
+    });
   }
 
   // In slot order: the same result whenever the number of threads is the same.
@@ -197,7 +174,7 @@ class Backward {
   }
 
   Tensor sum_slots(const Tensor& gradient, const std::vector<int64_t>& shape) const {
-    Tensor sum = make(gradient, shape, a_.acc_type(), true);
+    Tensor sum = make_tensor(gradient, shape, a_.acc_type(), true);
     a_.acc_type() == ScalarType::Double ? add_slots<double>(gradient, sum) : add_slots<float>(gradient, sum);
     return sum;
   }

@@ -2,6 +2,7 @@
 #include <cstring>
 #include <optional>
 
+#include "cpu/kernels.h"
 #include "torch/loss_arguments.h"
 #include "torch/products.h"
 
@@ -53,13 +54,14 @@ class Arguments {
     p.token_block = block((p.tokens() + threads - 1) / threads, kTokenStep, kMostTokens);
   }
 
-  // The entries of the tokens that count, in the accumulation type.
-  Tensor of_tokens(const Tensor& all, const char* name) const {
-    check_shape(all, name, {all_tokens});
+  // The rows of the tokens that count, in the accumulation type.
+  Tensor of_tokens(const Tensor& all, const char* name, std::vector<int64_t> shape) const {
+    check_shape(all, name, shape);
     const Tensor wide = as_type(all, acc());
     if (tokens() == all_tokens) return wide;
-    Tensor some = make_tensor(wide, {tokens()}, acc());
-    const size_t size = wide.element_size();
+    const size_t size = row_bytes(wide);
+    shape[0] = tokens();
+    Tensor some = make_tensor(wide, shape, acc());
     for (int64_t n = 0; n < tokens(); ++n) {
       std::memcpy(static_cast<char*>(some.data_ptr()) + n * size,
                   static_cast<const char*>(wide.data_ptr()) + rows[n] * size, size);
@@ -70,8 +72,10 @@ class Arguments {
   // The other way round: zeros for tokens that do not count.
   Tensor of_all(const Tensor& some) const {
     if (tokens() == all_tokens) return some;
-    Tensor all = make_tensor(some, {all_tokens}, acc(), true);
-    const size_t size = some.element_size();
+    const size_t size = row_bytes(some);
+    std::vector<int64_t> shape = shape_of(some);
+    shape[0] = all_tokens;
+    Tensor all = make_tensor(some, shape, acc(), true);
     for (int64_t n = 0; n < tokens(); ++n) {
       std::memcpy(static_cast<char*>(all.data_ptr()) + rows[n] * size,
                   static_cast<const char*>(some.data_ptr()) + n * size, size);
@@ -83,6 +87,10 @@ class Arguments {
   std::vector<int64_t> rows;  // of the tokens that count
 
  private:
+  static size_t row_bytes(const Tensor& tensor) {
+    return tensor.element_size() * static_cast<size_t>(tensor.dim() == 1 ? 1 : tensor.size(1));
+  }
+
   Tensor counted_rows() const {
     const Tensor from = hidden_.is_contiguous() ? hidden_ : torch::stable::contiguous(hidden_);
     Tensor to = make_tensor(from, {tokens(), from.size(1)}, from.scalar_type());
@@ -109,7 +117,7 @@ std::tuple<Tensor, Tensor> linear_cross_entropy_forward(Tensor hidden, Tensor we
   Arguments a(hidden, weight, target, bias, ignore_index, label_smoothing);
   cpu::LinearCrossEntropyForwardParams p{};
   a.fill(p);
-  const Tensor losses = make_tensor(hidden, {a.tokens()}, a.acc()), lse = make_tensor(hidden, {a.tokens()}, a.acc());
+  const Tensor losses = make_tensor(hidden, {a.tokens()}, a.acc()), lse = make_tensor(hidden, {a.tokens(), 2}, a.acc());
   if (a.tokens() > 0) {
     const int64_t threads = torch::stable::get_num_threads();
     p.parts = std::min(threads, p.class_blocks());
@@ -170,7 +178,8 @@ std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(Tensor grad_los
             gradient(bias ? *bias : hidden, wants_bias)};
   }
   const auto& kernels = cpu::kernels().linear_cross_entropy;
-  const Tensor grads = a.of_tokens(grad_losses, "grad_losses"), some_lse = a.of_tokens(lse, "lse");
+  const Tensor grads = a.of_tokens(grad_losses, "grad_losses", {a.all_tokens});
+  const Tensor some_lse = a.of_tokens(lse, "lse", {a.all_tokens, 2});
   p.grad_losses = grads.data_ptr();
   p.lse = some_lse.data_ptr();
   Tensor grad_weight = gradient(weight, wants_weight), packed_hidden = grad_weight;

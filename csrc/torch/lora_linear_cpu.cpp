@@ -1,6 +1,7 @@
 // lora_linear on the CPU: input weight^T + bias + scaling * dropout(input) lora_a^T lora_b^T, and its gradients.
 #include <cmath>
 
+#include "cpu/kernels.h"
 #include "torch/linear_arguments.h"
 
 namespace seo_kernels {

@@ -1,6 +1,7 @@
 // Cross entropy, focal and Huber loss on the CPU: checks, allocation, registration.
 #include <cmath>
 
+#include "cpu/kernels.h"
 #include "torch/loss_arguments.h"
 
 namespace seo_kernels {
@@ -27,7 +28,7 @@ struct ClassArguments {
 std::tuple<Tensor, Tensor> class_forward(ClassArguments a, cpu::ClassLossForwardParams p) {
   a.prepare(p);
   Tensor losses = make_tensor(a.input, {p.rows}, acc_type_of(a.input));
-  Tensor lse = make_tensor(a.input, {p.rows}, acc_type_of(a.input));
+  Tensor lse = make_tensor(a.input, {p.rows, 2}, acc_type_of(a.input));
   p.losses = losses.data_ptr();
   p.lse = lse.data_ptr();
   over_items(p.rows, p.classes, [&](int64_t begin, int64_t end) { cpu::kernels().loss.class_forward(p, begin, end); });
@@ -39,7 +40,9 @@ Tensor class_backward(Tensor grad_losses, ClassArguments a, Tensor lse, const st
   check_wanted(wanted, 1);
   a.prepare(p);
   p.grad_losses = acc_vector(grad_losses, "grad_losses", p.rows, acc_type_of(a.input));
-  p.lse = acc_vector(lse, "lse", p.rows, acc_type_of(a.input));
+  check_shape(lse, "lse", {p.rows, 2});
+  lse = as_type(lse, acc_type_of(a.input));
+  p.lse = lse.data_ptr();
   Tensor grad_input = new_gradient(a.input, wanted[0]);
   p.grad_input = grad_input.data_ptr();
   if (wanted[0]) {
@@ -118,7 +121,7 @@ std::tuple<Tensor, Tensor> soft_cross_entropy_forward(Tensor input, Tensor targe
   cpu::SoftLossForwardParams p{};
   a.prepare(p);
   Tensor losses = make_tensor(input, {p.rows}, acc_type_of(input));
-  Tensor lse = make_tensor(input, {p.rows}, acc_type_of(input));
+  Tensor lse = make_tensor(input, {p.rows, 2}, acc_type_of(input));
   p.losses = losses.data_ptr();
   p.lse = lse.data_ptr();
   over_items(p.rows, p.classes, [&](int64_t begin, int64_t end) { cpu::kernels().loss.soft_forward(p, begin, end); });
@@ -133,7 +136,9 @@ std::tuple<Tensor, Tensor> soft_cross_entropy_backward(Tensor grad_losses, Tenso
   cpu::SoftLossBackwardParams p{};
   a.prepare(p);
   p.grad_losses = acc_vector(grad_losses, "grad_losses", p.rows, acc_type_of(input));
-  p.lse = acc_vector(lse, "lse", p.rows, acc_type_of(input));
+  check_shape(lse, "lse", {p.rows, 2});
+  lse = as_type(lse, acc_type_of(input));
+  p.lse = lse.data_ptr();
   Tensor grad_input = new_gradient(input, wanted[0]), grad_target = new_gradient(target, wanted[1]);
   p.grad_input = wanted[0] ? grad_input.data_ptr() : nullptr;
   p.grad_target = wanted[1] ? grad_target.data_ptr() : nullptr;

@@ -1,28 +1,10 @@
-// Tensors as matrices, and the division of matrix products among threads.
+// Tensors as matrices.
 #pragma once
 
-#include <algorithm>
-
-#include "cpu/huge_pages.h"
-#include "cpu/kernels.h"
+#include "cpu/matrix_view.h"
 #include "torch/tensors.h"
 
 namespace seo_kernels {
-
-// A new tensor like another, on large pages where it is large.
-inline Tensor make_tensor(const Tensor& like, const std::vector<int64_t>& shape, ScalarType type, bool zero = false) {
-  const torch::headeronly::IntHeaderOnlyArrayRef sizes(shape.data(), shape.size());
-  if (zero) return torch::stable::new_zeros(like, sizes, type);
-  Tensor tensor = torch::stable::new_empty(like, sizes, type);
-  cpu::advise_huge_pages(tensor.data_ptr(), static_cast<size_t>(tensor.numel()) * tensor.element_size());
-  return tensor;
-}
-
-inline std::vector<int64_t> shape_of(const Tensor& tensor) {
-  std::vector<int64_t> shape;
-  for (int64_t n = 0; n < tensor.dim(); ++n) shape.push_back(tensor.size(n));
-  return shape;
-}
 
 // (..., n) as (rows, n). The tensor is replaced by a contiguous copy where its leading dimensions are not those of one
 // matrix, or neighbours lie side by side neither in rows nor in columns.

@@ -1,25 +1,16 @@
 // Matrix products of tensors on torch's threads.
 #pragma once
 
+#include <algorithm>
+
+#include "cpu/kernels.h"
 #include "torch/matrices.h"
+#include "torch/slots.h"
 
 namespace seo_kernels {
 
 // Shares of rows begin at a multiple: whole row blocks of the micro-kernels, whole Philox counters.
 constexpr int64_t kRowStep = 12;
-// Multiply-adds below which a second thread costs more than it brings.
-constexpr int64_t kSerialWork = 1 << 17;
-
-template <class F>
-void for_each_slot(int64_t slots, F f) {
-  if (slots == 1) return f(0);
-  torch::stable::parallel_for(0, slots, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t slot = begin; slot < end; ++slot) f(slot);
-  });
-}
-
-// Threads worth starting for this many multiply-adds.
-inline int64_t slots_for(int64_t work) { return work < kSerialWork ? 1 : torch::stable::get_num_threads(); }
 
 // How a product (rows, columns) is divided: contiguous ranges of rows that share packed panels, or, for few rows,
 // ranges of panels that each slot packs for itself.

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/huge_pages.h"
 #include "cpu/tensor_view.h"
 
 namespace seo_kernels {
@@ -22,6 +23,21 @@ inline std::string shape_text(const Tensor& tensor) {
   std::string text = "(";
   for (int64_t n = 0; n < tensor.dim(); ++n) text += (n ? ", " : "") + std::to_string(tensor.size(n));
   return text + ")";
+}
+
+// A new tensor like another, on large pages where it is large.
+inline Tensor make_tensor(const Tensor& like, const std::vector<int64_t>& shape, ScalarType type, bool zero = false) {
+  const torch::headeronly::IntHeaderOnlyArrayRef sizes(shape.data(), shape.size());
+  if (zero) return torch::stable::new_zeros(like, sizes, type);
+  Tensor tensor = torch::stable::new_empty(like, sizes, type);
+  cpu::advise_huge_pages(tensor.data_ptr(), static_cast<size_t>(tensor.numel()) * tensor.element_size());
+  return tensor;
+}
+
+inline std::vector<int64_t> shape_of(const Tensor& tensor) {
+  std::vector<int64_t> shape;
+  for (int64_t n = 0; n < tensor.dim(); ++n) shape.push_back(tensor.size(n));
+  return shape;
 }
 
 inline cpu::DType dtype_of(const Tensor& tensor, const char* name) {

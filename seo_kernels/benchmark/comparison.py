@@ -5,15 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from torch import Tensor
-
-from seo_kernels.benchmark.cases import OURS, Case, Floor
-from seo_kernels.benchmark.engines import Engine, fused
-from seo_kernels.benchmark.measuring import SECONDS, Timing, fma_peak, in_turn
-from seo_kernels.benchmark.memory import PeakMemory, peak_memory
-from seo_kernels.benchmark.problems import Inputs, Problem, flops, make_inputs, step
-from seo_kernels.benchmark.verification import Expected, WrongResultError, expect, verify
+from seo_kernels._extras import MissingExtraError
+from seo_kernels.benchmark.case import OURS, Case, Floor
+from seo_kernels.benchmark.measuring import SECONDS, Timing, copy_bandwidth, fma_peak, in_turn
+from seo_kernels.benchmark.memory import MemoryFigures, measure_memory
+from seo_kernels.benchmark.problem import Engine, Inputs, Problem, Results
+from seo_kernels.benchmark.verification import WrongResultError
 
 Say = Callable[[str], None]
 
@@ -28,30 +27,37 @@ class Contender:
     name: str
     problem: Problem
     floor: Floor | None
-    call: Callable[[], dict[str, Tensor]] | None
+    call: Callable[[], Results] | None
     error: float | None
     missing: str | None = None
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What is reported about a contender. ``speedup``: the peer's median time over ours, for peers."""
+    """What is reported about a contender, None where it does not apply or was not measured.
+
+    ``share_of_peak``: of the multiply-adds that ``gflops`` are. ``share_of_copy``: of the measured
+    ``copy_bandwidth``, GB/s. ``speedup``: the peer's median time over ours, for peers.
+    """
 
     contender: Contender
-    timing: Timing | None
-    gflops: float | None
-    share_of_peak: float | None
-    speedup: float | None
+    timing: Timing | None = None
+    gflops: float | None = None
+    share_of_peak: float | None = None
+    copy_bandwidth: float | None = None
+    share_of_copy: float | None = None
+    speedup: float | None = None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A measured case, ours first; or a refused one, which has no figures but a reason."""
+    """A measured case, ours first; or one without figures: refused for a wrong result, or skipped."""
 
     case: Case
     figures: tuple[Figures, ...]
-    memory: PeakMemory | None = None
+    memory: MemoryFigures | None = None
     refused: str | None = None
+    skipped: str | None = None
 
 
 def prepare(case: Case, say: Say = lambda text: None) -> list[Contender]:
@@ -59,29 +65,30 @@ def prepare(case: Case, say: Say = lambda text: None) -> list[Contender]:
 
     Raises:
         WrongResultError: a contender does not compute what the case says.
+        MissingExtraError: the case needs a library that is not installed.
     """
-    entries: list[tuple[str, Engine, Problem, Floor | None]] = [(OURS, fused, case.problem, None)]
+    entries: list[tuple[str, Engine, Problem, Floor | None]] = [(OURS, case.engine, case.problem, None)]
     entries += [(peer.name, peer.engine, peer.problem or case.problem, peer.floor) for peer in case.peers]
-    known: dict[Problem, tuple[Inputs, Expected]] = {}
+    known: dict[Problem, tuple[Inputs, Any]] = {}
     contenders = []
     for name, engine, problem, floor in entries:
         say(f"verifying {name}")
         if problem not in known:
-            inputs = make_inputs(problem)
-            known[problem] = inputs, expect(problem, inputs)
+            inputs = problem.make_inputs()
+            known[problem] = inputs, problem.expect(inputs)
         inputs, expected = known[problem]
         try:
             forward = engine(problem)
-            error = verify(problem, inputs, forward, expected)
+            error = problem.verify(inputs, forward, expected)
         except WrongResultError as wrong:
             raise WrongResultError(f"{name}: {wrong}") from None
-        except RuntimeError as failure:
-            if engine is fused:
+        except (RuntimeError, MissingExtraError) as failure:
+            if engine is case.engine:
                 raise
             reason = str(failure).strip().partition("\n")[0]  # no C++ compiler for torch.compile, say
             contenders.append(Contender(name, problem, floor, None, None, missing=reason))
             continue
-        call = functools.partial(step, problem, forward, inputs.leaves, inputs.grad_out)
+        call = functools.partial(problem.step, forward, inputs)
         contenders.append(Contender(name, problem, floor, call, error))
     return contenders
 
@@ -95,32 +102,39 @@ def compare(case: Case, seconds: float = SECONDS, say: Say = lambda text: None) 
         contenders = prepare(case, say)
     except WrongResultError as wrong:
         return Comparison(case, (), refused=str(wrong))
+    except MissingExtraError as missing:
+        return Comparison(case, (), skipped=str(missing))
     say("timing")
     figures = evaluate(contenders, in_turn(calls_of(contenders), seconds))
-    memory = None
     if case.memory_floor is not None:
         say("measuring memory")
-        memory = peak_memory(case.problem)
-    return Comparison(case, tuple(figures), memory)
+    return Comparison(case, tuple(figures), measure_memory(case))
 
 
-def calls_of(contenders: list[Contender]) -> dict[str, Callable[[], dict[str, Tensor]]]:
+def calls_of(contenders: list[Contender]) -> dict[str, Callable[[], Results]]:
     """The timed steps of those contenders that run here, by name."""
     return {contender.name: contender.call for contender in contenders if contender.call is not None}
 
 
 def evaluate(contenders: list[Contender], timings: dict[str, Timing]) -> list[Figures]:
-    """Rates, shares of the peak and ratios of medians."""
-    figures = []
+    """Rates, shares of the peak or of the copy bandwidth, and ratios of medians."""
     ours = timings[OURS].median_ms
-    for contender in contenders:
-        timing = timings.get(contender.name)
-        if timing is None:
-            figures.append(Figures(contender, None, None, None, None))
-            continue
-        operations, peak = flops(contender.problem), fma_peak(contender.problem.dtype)
-        gflops = operations / timing.median_ms / 1e6 if operations is not None else None
-        share = gflops / peak if gflops is not None and peak is not None else None
-        speedup = None if contender.floor is None else timing.median_ms / ours
-        figures.append(Figures(contender, timing, gflops, share, speedup))
-    return figures
+    return [_figures(contender, timings.get(contender.name), ours) for contender in contenders]
+
+
+def _figures(contender: Contender, timing: Timing | None, ours_ms: float) -> Figures:
+    if timing is None:
+        return Figures(contender)
+    problem, seconds = contender.problem, timing.median_ms / 1e3
+    operations, peak, traffic = problem.flops(), fma_peak(problem.dtype), problem.traffic()
+    gflops = operations / seconds / 1e9 if operations is not None else None
+    bandwidth = copy_bandwidth(traffic.tensor) if traffic is not None else None
+    return Figures(
+        contender,
+        timing,
+        gflops=gflops,
+        share_of_peak=gflops / peak if gflops is not None and peak is not None else None,
+        copy_bandwidth=bandwidth,
+        share_of_copy=traffic.moved / seconds / 1e9 / bandwidth if traffic and bandwidth else None,
+        speedup=None if contender.floor is None else timing.median_ms / ours_ms,
+    )

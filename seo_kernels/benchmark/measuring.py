@@ -20,6 +20,7 @@ WARM_UP = 2  # calls before the first that counts
 SECONDS = 6.0  # of rounds, per case
 LEAST_ROUNDS, MOST_ROUNDS = 7, 500
 PEAK_RUNS, PEAK_MILLISECONDS = 10, 50
+COPY_RUNS = 100
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,21 @@ def fma_peak(dtype: torch.dtype) -> float | None:
 def _measured_peak(kind: str, threads: int) -> float | None:
     """The best of a few runs: a share of it is never too large for want of a quiet moment."""
     return max(torch.ops.seo_kernels.fma_peak(kind, PEAK_MILLISECONDS) for _ in range(PEAK_RUNS)) or None
+
+
+def copy_bandwidth(size: int) -> float:
+    """GB/s, read and written, of torch's copy of a tensor of so many bytes, measured once per process."""
+    return _measured_copy(size, torch.get_num_threads())
+
+
+@functools.lru_cache
+def _measured_copy(size: int, threads: int) -> float:
+    """The best of many runs, as of the peak."""
+    source, target = torch.ones(size, dtype=torch.uint8), torch.zeros(size, dtype=torch.uint8)
+    turns = Turns({"copy": lambda: target.copy_(source)})
+    for _ in range(COPY_RUNS):
+        turns.run("copy")
+    return 2 * size / min(turns.seconds["copy"]) / 1e9
 
 
 @contextmanager

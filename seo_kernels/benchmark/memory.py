@@ -12,19 +12,17 @@ import json
 import pickle
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
-import seo_kernels as sk
-from seo_kernels.benchmark.engines import fused
-from seo_kernels.benchmark.problems import Problem, make_inputs, step, tensor_bytes
+from seo_kernels.benchmark.case import Case
+from seo_kernels.benchmark.problem import Engine, Inputs, Problem, Results
 
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
 LOWER_HIGH_WATER_MARK = "5"  # proc(5)
-SMALL = 256  # rows of the step that is taken first
 
 
 @dataclass(frozen=True)
@@ -35,17 +33,46 @@ class PeakMemory:
     peak: int
 
     @property
+    def extra(self) -> int:
+        """Bytes that the step took beyond the tensors that a user holds anyway."""
+        return self.peak - self.tensors
+
+
+@dataclass(frozen=True)
+class MemoryFigures:
+    """Of ours, and of the peer that the case's memory floor names."""
+
+    ours: PeakMemory
+    peer: PeakMemory | None
+
+    @property
     def ratio(self) -> float:
-        return self.peak / self.tensors
+        """What the memory floor is for."""
+        if self.peer is None:
+            return self.ours.peak / self.ours.tensors
+        return self.ours.extra / self.peer.extra
 
 
-def peak_memory(problem: Problem) -> PeakMemory | None:
-    """Of one step of ``sk.attention``; None where there is no /proc to read it from."""
-    if not CLEAR_REFS.exists():
+def measure_memory(case: Case) -> MemoryFigures | None:
+    """Of a case with a memory floor; None for others, and where there is no /proc to read it from."""
+    if case.memory_floor is None or not CLEAR_REFS.exists():
         return None
+    ours = peak_memory(case.problem, case.engine)
+    if case.memory_floor.peer is None:
+        return MemoryFigures(ours, None)
+    peer = case.peer(case.memory_floor.peer)
+    return MemoryFigures(ours, peak_memory(peer.problem or case.problem, peer.engine))
+
+
+def peak_memory(problem: Problem, engine: Engine) -> PeakMemory:
+    """Of one step, on Linux.
+
+    Raises:
+        RuntimeError: the process failed; the message has the end of what it said.
+    """
     child = subprocess.run(
         [sys.executable, "-m", __name__],
-        input=pickle.dumps((problem, torch.get_num_threads())),
+        input=pickle.dumps((problem, engine, torch.get_num_threads())),
         capture_output=True,
         check=False,
     )
@@ -54,18 +81,23 @@ def peak_memory(problem: Problem) -> PeakMemory | None:
     return PeakMemory(**json.loads(child.stdout))
 
 
-def _measure_here(problem: Problem) -> PeakMemory:
-    rows, columns = min(SMALL, problem.query_length), min(SMALL, problem.key_length)
-    small = replace(problem, query_length=rows, key_length=columns, pattern=sk.Dense())
-    inputs = make_inputs(small)
-    step(small, fused(small), inputs.leaves, inputs.grad_out)
-    del inputs
+def _measure_here(problem: Problem, engine: Engine) -> PeakMemory:
+    small = problem.small()
+    small.step(engine(small), small.make_inputs())
 
     before = _status("VmRSS")
-    inputs = make_inputs(problem)
+    inputs = problem.make_inputs()
     CLEAR_REFS.write_text(LOWER_HIGH_WATER_MARK)
-    step(problem, fused(problem), inputs.leaves, inputs.grad_out)
-    return PeakMemory(tensor_bytes(problem), _status("VmHWM") - before)
+    results = problem.step(engine(problem), inputs)
+    return PeakMemory(tensor_bytes(inputs, results), _status("VmHWM") - before)
+
+
+def tensor_bytes(inputs: Inputs, results: Results) -> int:
+    """Bytes of the tensors that a user holds anyway: leaves and output, with a backward their gradients."""
+    tensors = [*inputs.leaves.values(), *results.values()]
+    if inputs.grad_out is not None:
+        tensors.append(inputs.grad_out)
+    return sum(tensor.nbytes for tensor in tensors)
 
 
 def _status(field: str) -> int:
@@ -77,6 +109,6 @@ def _status(field: str) -> int:
 
 
 if __name__ == "__main__":
-    problem, threads = pickle.load(sys.stdin.buffer)
+    problem, engine, threads = pickle.load(sys.stdin.buffer)
     torch.set_num_threads(threads)
-    json.dump(asdict(_measure_here(problem)), sys.stdout)
+    json.dump(asdict(_measure_here(problem, engine)), sys.stdout)

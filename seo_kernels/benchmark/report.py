@@ -44,17 +44,27 @@ def environment() -> Row:
 
 
 def describe_case(comparison: Comparison) -> Row:
-    """What the case is, its floors, and its memory."""
+    """What the case is, its floors, and its memory.
+
+    ``memory_ratio`` is peak memory over the bytes of the tensors; where ``memory_beside`` is a peer, what is
+    beyond those bytes over what the peer takes beyond its own.
+    """
     case, memory = comparison.case, comparison.memory
+    peer = None if memory is None else memory.peer
     return {
         "case": case.name,
         "title": case.title,
         "share_floor": case.share_floor,
-        "memory_floor": case.memory_floor,
+        "copy_floor": case.copy_floor,
+        "memory_floor": None if case.memory_floor is None else case.memory_floor.amount,
+        "memory_beside": None if case.memory_floor is None else case.memory_floor.beside,
         "memory_ratio": None if memory is None else memory.ratio,
-        "memory_peak_bytes": None if memory is None else memory.peak,
-        "memory_tensors_bytes": None if memory is None else memory.tensors,
+        "memory_peak_bytes": None if memory is None else memory.ours.peak,
+        "memory_tensors_bytes": None if memory is None else memory.ours.tensors,
+        "memory_peer_peak_bytes": None if peer is None else peer.peak,
+        "memory_peer_tensors_bytes": None if peer is None else peer.tensors,
         "refused": comparison.refused,
+        "skipped": comparison.skipped,
     }
 
 
@@ -74,13 +84,14 @@ def describe_figures(figures: Figures) -> Row:
         "contender": contender.name,
         "sizes": problem.sizes,
         "dtype": problem.dtype_name,
-        "pattern": str(problem.pattern),
-        "tables": " ".join(problem.tables),
+        **problem.details,
         "backward": problem.backward,
         **(quantiles if timing is None else asdict(timing)),
         "error": contender.error,
         "gflops": figures.gflops,
         "share_of_peak": figures.share_of_peak,
+        "copy_bandwidth_gbytes": figures.copy_bandwidth,
+        "share_of_copy": figures.share_of_copy,
         "ratio": figures.speedup,
         "ratio_floor": None if floor is None else floor.speedup,
         "floor": None if floor is None else floor.text,
@@ -108,7 +119,7 @@ def write_csv(path: Path, comparisons: Sequence[Comparison]) -> None:
     report = as_json(comparisons)
     rows: list[Row] = []
     for case in report["cases"]:
-        contenders = case.pop("contenders") or [{}]  # a refused case has a line too
+        contenders = case.pop("contenders") or [{}]  # a case without figures has a line too
         rows += [{**case, **contender, **report["environment"]} for contender in contenders]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     with path.open("w", newline="") as file:

@@ -14,7 +14,7 @@ from seo_kernels.cli.console import progress_bar, report_console
 from seo_kernels.cli.errors import usage_error
 
 if TYPE_CHECKING:
-    from seo_kernels.benchmark.cases import Case
+    from seo_kernels.benchmark.case import Case
     from seo_kernels.benchmark.comparison import Comparison, Figures
 
 PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
@@ -115,9 +115,9 @@ def _print_report(console: Console, comparisons: "Sequence[Comparison]") -> None
     from seo_kernels.benchmark.report import environment
 
     facts = environment()
-    title = "medians, in turn; share of the multiply-add peak; relative error"
+    title = "medians, in turn; share of the multiply-add peak or the copy bandwidth; relative error"
     table = Table(title=title, box=SIMPLE, title_justify="left", pad_edge=False)
-    for column in ("case", "ours ms", "peer", "its ms", "ratio", "floor", "peak", "error"):
+    for column in ("case", "ours ms", "peer", "its ms", "ratio", "floor", "share", "error"):
         table.add_column(column, no_wrap=True)
     for comparison in comparisons:
         _add_rows(table, comparison)
@@ -127,6 +127,8 @@ def _print_report(console: Console, comparisons: "Sequence[Comparison]") -> None
             console.print(
                 f"{comparison.case.name}: refused, the result is wrong: {comparison.refused}", markup=False
             )
+        if comparison.skipped:
+            console.print(f"{comparison.case.name}: skipped: {comparison.skipped}", markup=False)
         for figures in comparison.figures:
             if figures.contender.missing:
                 name = f"{comparison.case.name}, {figures.contender.name}"
@@ -140,9 +142,12 @@ def _add_rows(table: Table, comparison: "Comparison") -> None:
     if comparison.refused:
         table.add_row(case.name, "[bold red]refused[/]")
         return
+    if comparison.skipped:
+        table.add_row(case.name, "skipped")
+        return
     ours, *peers = comparison.figures
     leading = [case.name, _milliseconds(ours)]
-    trailing = [_percent(ours.share_of_peak), f"{ours.contender.error:.0e}"]
+    trailing = [_share(ours), f"{ours.contender.error:.0e}"]
     for peer in peers:
         floor = peer.contender.floor
         assert floor is not None
@@ -151,16 +156,20 @@ def _add_rows(table: Table, comparison: "Comparison") -> None:
             ratio = _judged(floor.describe(peer.speedup), peer.speedup >= floor.speedup)
         table.add_row(*leading, peer.contender.name, _milliseconds(peer), ratio, floor.text, *trailing)
         leading, trailing = ["", ""], ["", ""]
-    if case.share_floor is not None:
-        share = "-"
-        if ours.share_of_peak is not None:
-            share = _judged(_percent(ours.share_of_peak), ours.share_of_peak >= case.share_floor)
-        table.add_row("", "", "multiply-add peak", "", share, f"at least {_percent(case.share_floor)}")
+    shares = (
+        ("multiply-add peak", case.share_floor, ours.share_of_peak),
+        ("copy bandwidth", case.copy_floor, ours.share_of_copy),
+    )
+    for what, least, share in shares:
+        if least is not None:
+            text = "-" if share is None else _judged(_percent(share), share >= least)
+            table.add_row("", "", what, "", text, f"at least {_percent(least)}")
     if case.memory_floor is not None:
         ratio = "-"
         if memory is not None:
-            ratio = _judged(f"{memory.ratio:.3g} x", memory.ratio <= case.memory_floor)
-        table.add_row("", "", "tensors' memory", "", ratio, f"at most {case.memory_floor:g} x")
+            ratio = _judged(f"{memory.ratio:.3g} x", memory.ratio <= case.memory_floor.amount)
+        what = "tensors' memory" if case.memory_floor.peer is None else "extra memory"
+        table.add_row("", "", what, "", ratio, case.memory_floor.text)
 
 
 def _judged(text: str, reached: bool) -> str:
@@ -171,5 +180,11 @@ def _milliseconds(figures: "Figures") -> str:
     return "-" if figures.timing is None else f"{figures.timing.median_ms:.3g}"
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.0f} %"
+def _share(figures: "Figures") -> str:
+    if figures.share_of_copy is not None:
+        return f"{_percent(figures.share_of_copy)} copy"
+    return "-" if figures.share_of_peak is None else f"{_percent(figures.share_of_peak)} peak"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"

@@ -10,7 +10,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-WIDTH_WITHOUT_TERMINAL = 120  # in a pipe or a log, where rich would assume 80
+WIDTH_WITHOUT_TERMINAL = 150  # in a pipe or a log, where rich would assume 80
 
 
 def report_console() -> Console:

@@ -248,7 +248,7 @@ def _scripted_focal_loss(
     surprise = F.cross_entropy(input, target, ignore_index=ignore_index, reduction="none")
     losses = surprise
     if gamma > 0.0:
-        lost, sure = torch.isinf(surprise), surprise <= 0.0
+        lost, sure = torch.exp(-surprise) == 0.0, surprise <= 0.0
         rest = -torch.expm1(-torch.where(lost | sure, torch.ones_like(surprise), surprise))
         factor = torch.where(lost, torch.ones_like(rest), rest.pow(gamma))
         losses = torch.where(sure, torch.zeros_like(rest), factor) * surprise

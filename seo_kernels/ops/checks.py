@@ -17,7 +17,8 @@ _SEED_END = 2**63 - 1
 def kind(value: object) -> str:
     """What a value is, for an error: "a list", "an int (3)"."""
     shown = f" ({value!r})" if isinstance(value, (int, float, str)) else ""
-    return f"a {type(value).__name__}{shown}"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}{shown}"
 
 
 def check_floating(

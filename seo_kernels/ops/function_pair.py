@@ -64,6 +64,7 @@ class FunctionPair:
 
     Raises:
         ValueError: a name stands for nothing, or a differentiable input is missing in ``backward_takes``.
+        RuntimeError: in a call, the compiled library lacks the op.
 
     >>> _relu = FunctionPair(
     ...     "example_relu",
@@ -99,6 +100,8 @@ class FunctionPair:
             tuple(leading),
             tuple(rows),
         )
+        self._op: Any = None
+        self._backward_op: Any = None
         self._plain = plain
         self._fake = fake
         self._autodiff = PairAutodiff(self.names, self._run_forward, self._run_backward, plain)
@@ -110,6 +113,8 @@ class FunctionPair:
         if not _library.available(device):
             _library.warn_once(device)
             return self._plain(*arguments)
+        if self._op is None:
+            raise RuntimeError(f"the compiled library lacks {self.name}: build it again from these sources")
         if torch.compiler.is_compiling():
             # The registered op knows backward only: transforms would take its derivative for zero.
             return self._plain(*arguments) if transformed() else self._results(self._op(*arguments))
@@ -123,18 +128,13 @@ class FunctionPair:
         For ops of the library that happens by itself; once per op.
         """
         forward, backward = (f"{_NAMESPACE}::{self.name}_{way}" for way in ("forward", "backward"))
+        namespace = getattr(torch.ops, _NAMESPACE)
+        self._op = getattr(namespace, f"{self.name}_forward").default
+        self._backward_op = getattr(namespace, f"{self.name}_backward").default
         torch.library.register_fake(forward, self._fake)
         torch.library.register_fake(backward, self._fake_backward)
         function = self._autodiff.function
         torch.library.register_autograd(forward, function.backward, setup_context=function.setup_context)
-
-    @property
-    def _op(self) -> Any:
-        return getattr(getattr(torch.ops, _NAMESPACE), f"{self.name}_forward").default
-
-    @property
-    def _backward_op(self) -> Any:
-        return getattr(getattr(torch.ops, _NAMESPACE), f"{self.name}_backward").default
 
     def _run_forward(self, *arguments: Any) -> tuple[Tensor, ...]:
         """The op below its registered autograd, which costs as much as a Function."""

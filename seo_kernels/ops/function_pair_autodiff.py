@@ -6,6 +6,7 @@ and jvp are one computation (``_second_order``), since second derivatives are sy
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -91,7 +92,7 @@ class PairAutodiff:
                 results = (*names.outputs, *names.saved_outputs)
                 return in_problems(PairFunction.apply, names, batched, (), results)
 
-        return PairFunction
+        return _with_signature(PairFunction)
 
     def _gradient_function(self) -> type[torch.autograd.Function]:
         """The gradients of (*grads of the outputs, *inputs, *kept outputs, *wanted).
@@ -168,7 +169,7 @@ class PairAutodiff:
                 )
                 return in_problems(PairGradientFunction.apply, names, batched, wanted, results)
 
-        return PairGradientFunction
+        return _with_signature(PairGradientFunction)
 
     def _gradients(
         self,
@@ -185,9 +186,8 @@ class PairAutodiff:
     def _run_gradients(
         self, grads: Sequence[Any], values: Sequence[Any], kept: Sequence[Any], wanted: Sequence[bool]
     ) -> tuple[Tensor, ...]:
-        names = self.names
-        named = dict(zip((*names.inputs, *names.kept), (*values, *kept), strict=True))
-        return self.run_backward(*grads, *(named[name] for name in names.backward_takes), list(wanted))
+        available = (*values, *kept)
+        return self.run_backward(*grads, *[available[place] for place in self.names.taken], list(wanted))
 
     def _second_order(
         self,
@@ -262,6 +262,13 @@ def _replaced(
     for i, other in zip(chosen, others, strict=True):
         point[names.places[i]] = other
     return point
+
+
+def _with_signature(function: type[torch.autograd.Function]) -> type[torch.autograd.Function]:
+    """The Function with its forward's signature at hand, for which torch asks in every call."""
+    forward: Any = function.forward
+    forward.__signature__ = inspect.signature(forward)
+    return function
 
 
 def _wide(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -32,17 +33,22 @@ class PairNames:
             if name not in self.backward_takes:
                 raise ValueError(f"backward_takes is {self.backward_takes}, expected {name!r} among them")
 
-    @property
+    @cached_property
     def places(self) -> tuple[int, ...]:
         """Where the differentiable inputs stand among the inputs."""
         return tuple(map(self.inputs.index, self.differentiable))
 
-    @property
+    @cached_property
     def kept(self) -> tuple[str, ...]:
         """The outputs that backward takes: saved outputs, and outputs if it names them."""
         return tuple(name for name in (*self.outputs, *self.saved_outputs) if name in self.backward_takes)
 
-    @property
+    @cached_property
+    def taken(self) -> tuple[int, ...]:
+        """Where what backward takes stands among inputs and kept outputs."""
+        return tuple(map((*self.inputs, *self.kept).index, self.backward_takes))
+
+    @cached_property
     def gradient_arguments(self) -> tuple[str, ...]:
         """What the gradient's Function takes before ``wanted``; a gradient has the name of its output."""
         return (*self.outputs, *self.inputs, *self.kept)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seo_kernels.ops.checks import activation_name
 from seo_kernels.ops.function_pair import FunctionPair
 from seo_kernels.ops.linear_arguments import normalise_linear
 from seo_kernels.ops.transforms import transformed
@@ -29,7 +28,7 @@ def linear(
 
     Returns:
         (..., out) in the dtype of the input. Sums are taken in float32 (float64 for float64). Under autocast
-        all tensors take its dtype. A nested input (torch.nested) is served in plain torch.
+        all tensors take its dtype. A nested input gives a nested result, sequence by sequence.
 
     Raises:
         TypeError: an argument is not of the kind that is expected, or has a wrong dtype.
@@ -44,7 +43,8 @@ def linear(
     torch.Size([2, 7, 5])
     """
     if isinstance(input, Tensor) and input.is_nested:
-        return linear_op(input, weight, bias, "" if activation is None else activation_name(activation))
+        parts = [linear(part, weight, bias, activation) for part in input.unbind()]
+        return torch.nested.as_nested_tensor(parts, layout=input.layout)
     arguments = normalise_linear(input, weight, bias, activation)
     return _pair(*arguments.values(), _keeps(*arguments.values()))
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor
 
 from seo_kernels.ops.function_pair import FunctionPair
@@ -16,20 +13,15 @@ from seo_kernels.ops.loss_arguments import (
     hidden_rows,
     reduced,
 )
+from seo_kernels.ops.losses import fake_rows
 from seo_kernels.reference.losses import linear_cross_entropy_rows
-
-
-def _fake(hidden: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
-    dtype = torch.promote_types(hidden.dtype, torch.float32)
-    return hidden.new_empty(hidden.shape[:1], dtype=dtype), hidden.new_empty(hidden.shape[:1], dtype=dtype)
-
 
 _linear_cross_entropy = FunctionPair(
     "linear_cross_entropy",
     inputs=("hidden", "weight", "target", "bias", "ignore_index", "label_smoothing"),
     differentiable=("hidden", "weight", "bias"),
     plain=linear_cross_entropy_rows,
-    fake=_fake,
+    fake=fake_rows,
     outputs=("losses",),
     saved_outputs=("lse",),
     rows=("hidden", "target", "losses", "lse"),
@@ -74,6 +66,7 @@ def linear_cross_entropy(
 
     Source: Wijmans et al. 2025, "Cut Your Losses in Large-Vocabulary Language Models", algorithms 1 to 3.
 
+    >>> import torch
     >>> hidden, weight = torch.randn(2, 3, 8), torch.randn(100, 8)
     >>> linear_cross_entropy(hidden, weight, torch.randint(100, (2, 3))).shape
     torch.Size([])

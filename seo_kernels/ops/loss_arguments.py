@@ -237,7 +237,7 @@ def check_number(name: str, number: Any, expected: str) -> float:
     """A finite number, as a float. ``expected`` ends the error's sentence."""
     if not isinstance(number, _NUMBER) or isinstance(number, bool):
         raise TypeError(f"{name} is {kind(number)}, expected {expected}")
-    if not math.isfinite(number):
+    if not -math.inf < number < math.inf:
         raise ValueError(f"{name} is {number}, expected {expected}")
     return float(number)
 

@@ -34,9 +34,9 @@ HUBER_BLOCK = 4096  # kHuberBlock of csrc/cpu/loss_params.h
 
 
 def fake_rows(input: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
-    """Losses and lse of a (N, C) input, both (N,)."""
-    dtype = torch.promote_types(input.dtype, torch.float32)
-    return input.new_empty(input.shape[:1], dtype=dtype), input.new_empty(input.shape[:1], dtype=dtype)
+    """Of (N, C): losses (N,), and lse (N, 2), the largest score and what the log-sum-exp adds to it."""
+    rows, dtype = input.shape[0], torch.promote_types(input.dtype, torch.float32)
+    return input.new_empty(rows, dtype=dtype), input.new_empty(rows, 2, dtype=dtype)
 
 
 _cross_entropy = FunctionPair(

@@ -174,7 +174,7 @@ def focal_loss_rows(
     losses = surprise
     if gamma != 0.0:
         # Both limits by themselves: (1 - p)^gamma is 1 where p is 0, and the loss vanishes where p is 1.
-        lost, sure = torch.isinf(surprise), surprise <= 0.0
+        lost, sure = torch.exp(-surprise) == 0.0, surprise <= 0.0
         rest = -torch.expm1(-torch.where(lost | sure, 1.0, surprise))
         factor = torch.where(lost, 1.0, torch.where(sure, 0.0, rest**gamma))
         losses = factor * surprise
@@ -186,8 +186,9 @@ def focal_loss_rows(
 def huber_loss_entries(input: Tensor, target: Tensor, weight: Tensor | None, delta: float) -> Tensor:
     """z^2 / 2 where |z| <= delta, delta (|z| - delta / 2) beyond (Huber 1964), for z = input - target."""
     difference = input - target
-    near = difference.clamp(-delta, delta)
-    losses = 0.5 * near.square() + delta * (difference.abs() - near.abs())
+    far = difference.abs() > delta  # a NaN is near
+    near = torch.where(far, delta * difference.sign(), difference)
+    losses = 0.5 * near.square() + delta * torch.where(far, difference.abs() - delta, 0.0)
     return losses if weight is None else losses * weight
 
 

@@ -7,9 +7,23 @@ import pytest
 import torch
 
 from seo_kernels.benchmark import cases
-from seo_kernels.benchmark.cases import Case, Sizes
+from seo_kernels.benchmark.activation_cases import ActivationSizes
+from seo_kernels.benchmark.attention_cases import AttentionSizes
+from seo_kernels.benchmark.case import Case
+from seo_kernels.benchmark.cases import Sizes
+from seo_kernels.benchmark.linear_cases import LinearSizes
+from seo_kernels.benchmark.loss_cases import LossSizes
+from seo_kernels.benchmark.model_cases import ModelSizes
 
-SMALL = Sizes(heads=2, length=320, dim=16, window=24, block=32, long_factor=2, cache=200, short=(2, 3, 40))
+SMALL = Sizes(
+    attention=AttentionSizes(
+        heads=2, length=320, dim=16, window=24, block=32, long_factor=2, cache=200, short=(2, 3, 40)
+    ),
+    linear=LinearSizes(tokens=90, in_features=48, out_features=70, rank=5),
+    activation=ActivationSizes(rows=33, columns=50),
+    loss=LossSizes(tokens=600, dim=24, vocabulary=130),
+    model=ModelSizes(layers=2, dim=32, heads=2, length=12, vocabulary=40, rank=3),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +36,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``torch.compile`` does nothing: flex_attention runs its plain formula, with the same masks."""
+    """``torch.compile`` does nothing: peers run what they would have compiled."""
 
     def compile(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
         return function

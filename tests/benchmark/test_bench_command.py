@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,30 @@ import torch
 
 import seo_kernels as sk
 from seo_kernels.benchmark import cases, comparison, measuring
-from seo_kernels.benchmark.cases import Case
+from seo_kernels.benchmark.case import Case
 from seo_kernels.cli.app import main
 
 pytestmark = pytest.mark.skipif(not sk.info()["native"], reason="bench times compiled kernels")
 
-CASE_COLUMNS = {"case", "title", "share_floor", "memory_floor", "memory_ratio", "refused"}
+CASE_COLUMNS = {
+    *("case", "title", "share_floor", "copy_floor", "refused", "skipped"),
+    *("memory_floor", "memory_beside", "memory_ratio", "memory_peak_bytes", "memory_tensors_bytes"),
+    *("memory_peer_peak_bytes", "memory_peer_tensors_bytes"),
+}
 CONTENDER_COLUMNS = {
     *("contender", "sizes", "dtype", "pattern", "tables", "backward", "rounds", "error", "gflops"),
     *("min_ms", "q10_ms", "q25_ms", "median_ms", "q75_ms", "q90_ms"),
-    *("share_of_peak", "ratio", "ratio_floor", "floor", "measured", "floor_reached", "missing"),
+    *(
+        "share_of_peak",
+        "copy_bandwidth_gbytes",
+        "share_of_copy",
+        "ratio",
+        "ratio_floor",
+        "floor",
+        "measured",
+        "floor_reached",
+        "missing",
+    ),
 }
 ENVIRONMENT_COLUMNS = {
     *("device", "cpu_model", "cpu_capability", "threads", "seo_kernels", "torch", "python", "numpy", "date"),
@@ -78,9 +93,60 @@ def test_memory_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert status == 0
     (case,) = report["cases"]
     assert case["memory_ratio"] == pytest.approx(case["memory_peak_bytes"] / case["memory_tensors_bytes"])
+    assert case["memory_beside"] == "the tensors themselves"
+    assert case["memory_peer_peak_bytes"] is None
     assert [contender["contender"] for contender in case["contenders"]] == ["seo_kernels", "ours, T 320"]
     assert "at most 2 x" in capsys.readouterr().out
     assert len(lines) == 2
+
+
+def test_memory_beside_a_peer_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, report, _ = run(tmp_path, "--case", "linear-cross-*")
+    assert status == 0
+    (case,) = report["cases"]
+    extra, theirs = (
+        case[f"memory_{side}peak_bytes"] - case[f"memory_{side}tensors_bytes"] for side in ("", "peer_")
+    )
+    assert case["memory_ratio"] == pytest.approx(extra / theirs)
+    assert case["memory_beside"] == "F.linear + F.cross_entropy"
+    output = capsys.readouterr().out
+    assert "extra memory" in output
+    assert "at most 0.25 x" in output
+
+
+def test_share_of_the_copy_bandwidth_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, report, _ = run(tmp_path, "--case", "bias-gelu-tanh-*", "--case", "linear-fp32-*")
+    assert status == 0
+    linear, gelu = (case["contenders"][0] for case in report["cases"])
+    assert gelu["share_of_copy"] > 0
+    assert gelu["share_of_peak"] is linear["share_of_copy"] is None
+    assert gelu["activation"] == "gelu_tanh"
+    output = capsys.readouterr().out
+    assert " % copy" in output
+    assert " % peak" in output
+
+
+def test_a_case_without_its_library_is_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    status, report, lines = run(tmp_path, "--case", "gpt2-lora-fp32-step")
+    assert status == 0
+    (case,) = report["cases"]
+    assert case["contenders"] == []
+    assert case["skipped"].startswith("transformers is needed to")
+    assert len(lines) == 1
+    assert "gpt2-lora-fp32-step: skipped: transformers is needed to" in capsys.readouterr().out
+
+
+def test_without_peft_the_model_is_timed_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers")
+    monkeypatch.setitem(sys.modules, "peft", None)
+    status, report, _ = run(tmp_path, "--case", "gpt2-lora-fp32-step")
+    assert status == 0
+    ours, peft = report["cases"][0]["contenders"]
+    assert ours["median_ms"] > 0
+    assert peft["missing"].startswith("peft is needed to run beside PEFT")
 
 
 def test_a_wrong_kernel_gets_no_figure(

@@ -184,7 +184,7 @@ TYPE_ERRORS = {
     ),
     "segment_ids of a number": (
         {"segment_ids": 3},
-        r"segment_ids is a int \(3\), expected an integer tensor",
+        r"segment_ids is an int \(3\), expected an integer tensor",
     ),
     "bool segment_ids": (
         {"segment_ids": (integers(B, TQ), integers(B, TK).bool())},

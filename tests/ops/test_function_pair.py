@@ -159,6 +159,15 @@ def test_device_without_kernels_is_served_in_plain_torch() -> None:
     assert CALLS == []
 
 
+@native
+def test_library_of_other_sources() -> None:
+    pair = FunctionPair(
+        "toy_absent", inputs=("input",), differentiable=("input",), plain=torch.sin, fake=torch.empty_like
+    )
+    with pytest.raises(RuntimeError, match="lacks toy_absent: build it again"):
+        pair(torch.ones(2))
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

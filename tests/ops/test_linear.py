@@ -225,6 +225,23 @@ def test_meta_tensors() -> None:
     assert out.shape == (2, 4)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_input(layout: torch.layout) -> None:
+    parts = [torch.randn(length, 3) for length in (2, 4, 1)]
+    weight, bias = torch.randn(5, 3, requires_grad=True), torch.randn(5)
+    nested = torch.nested.nested_tensor(parts, layout=layout)
+    out = sk.linear(nested, weight, bias, "gelu")
+    assert out.layout == layout
+    expected = [sk.linear(part, weight, bias, "gelu") for part in parts]
+    torch.testing.assert_close(list(out.unbind()), expected)
+    gradients = [
+        torch.autograd.grad(sum(part.sin().sum() for part in each), weight)[0]
+        for each in (out.unbind(), expected)
+    ]
+    torch.testing.assert_close(*gradients)
+
+
 def arguments(**other: object) -> dict[str, object]:
     return {"input": torch.randn(2, 3), "weight": torch.randn(4, 3), "bias": torch.randn(4)} | other
 

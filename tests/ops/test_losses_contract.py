@@ -54,6 +54,13 @@ def test_compiled(name: str) -> None:
     function, _, inputs = loss_cases.of(name)
     op = f"{CASES[name].op}_forward"
     op_contract.check_compile(function, inputs, op=op)
+
+
+@native
+@pytest.mark.parametrize("name", ["cross_entropy", "soft", "focal", "huber", "linear"])
+def test_compiled_with_transforms_and_exported(name: str) -> None:
+    function, _, inputs = loss_cases.of(name)
+    op = f"{CASES[name].op}_forward"
     op_contract.check_compile_with_transforms(function, inputs)
     op_contract.check_export(function, inputs, op=op)
 
@@ -63,7 +70,7 @@ def test_compiled(name: str) -> None:
 def test_keeps_nothing_of_the_size_of_its_inputs(name: str) -> None:
     function, _, inputs = loss_cases.of(name)
     kept = op_contract.saved_tensors(function, inputs)
-    assert all(tensor.numel() <= len(TARGET) or tensor is WEIGHT for tensor in kept if tensor.ndim > 0), [
+    assert all(tensor.numel() <= 2 * len(TARGET) or tensor is WEIGHT for tensor in kept if tensor.ndim > 0), [
         tuple(tensor.shape) for tensor in kept
     ]
 
@@ -73,7 +80,7 @@ def test_opcheck_forward() -> None:
     ops = torch.ops.seo_kernels
     for dtype in (torch.float64, torch.bfloat16):
         scores, soft, hidden, rows, bias = (
-            t.to(dtype).requires_grad_() for t in (SCORES, PROBABILITIES, *HIDDEN)
+            t.to(dtype, copy=True).requires_grad_() for t in (SCORES, PROBABILITIES, *HIDDEN)
         )
         weight = WEIGHT.to(dtype)
         check = torch.library.opcheck
@@ -87,7 +94,7 @@ def test_opcheck_forward() -> None:
 
 @native
 def test_opcheck_backward() -> None:
-    ops, grads, lse = torch.ops.seo_kernels, draw(4), SCORES.logsumexp(1)
+    ops, grads, lse = torch.ops.seo_kernels, draw(4), draw(4, 2)
     check = torch.library.opcheck
     check(ops.cross_entropy_backward.default, (grads, SCORES, TARGET, WEIGHT, -100, 0.1, lse, [True]))
     check(ops.cross_entropy_backward.default, (grads, SCORES, TARGET, None, -100, 0.1, lse, [False]))

@@ -37,9 +37,15 @@ inline __attribute__((always_inline)) Vec<Acc> load_wide(const S* from) {
   if constexpr (std::is_same_v<S, Acc>) {
     return load(from);
   } else if constexpr (std::is_same_v<S, BFloat16>) {
+#if defined(__AVX512F__)  // g++ 12 widens vectors of 512 bits by halves
+    __m256i bits;
+    std::memcpy(&bits, from, sizeof(bits));
+    return (Vec<Acc>)_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16);
+#else
     HalfWords bits;
     std::memcpy(&bits, from, sizeof(bits));
     return (Vec<Acc>)(__builtin_convertvector(bits, Vec<uint32_t>) << 16);
+#endif
   } else {
     static_assert(std::is_same_v<S, Float16>);
 #if defined(__AVX512F__)

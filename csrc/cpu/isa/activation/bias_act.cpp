@@ -29,7 +29,7 @@ void forward_rows(const BiasActForwardParams& p, Range rows) {
     const auto value = [&](Vec<Acc> v) __attribute__((always_inline)) {
       return jet<V::kActivation, typename V::A>(v, slope).value;
     };
-    store_block<V::kStream, S>(out[0], map_blocks<Acc>(value, x));
+    put_block<S>(out[0], map_blocks<Acc>(value, x), p.stream);
   };
   for (int64_t row = rows.begin; row < rows.end; ++row) {
     for_blocks<Acc, S, 1, 1>({row_of<S>(p.input, row)}, {row_of<S>(p.out, row)}, columns_of_row(p, p.input, row),
@@ -62,8 +62,8 @@ void backward_rows(const BiasActBackwardParams& p, Range rows, int64_t slot) {
       return jet<V::kActivation, typename V::A>(v, slope).first * gradient;
     };
     const Block<Acc> gradient = map_blocks<Acc>(chain, x, load_block<Acc>(in[1]));
-    if (out[0]) store_block<V::kStream, S>(out[0], gradient);
-    if (sums) store_block<false, Acc>(sums + column, sum_of<Acc>(load_block<Acc>(sums + column), gradient));
+    if (out[0]) put_block<S>(out[0], gradient, p.stream);
+    if (sums) store_block<Acc>(sums + column, sum_of<Acc>(load_block<Acc>(sums + column), gradient));
   };
   for (int64_t row = rows.begin; row < rows.end; ++row) {
     for_blocks<Acc, S, 2, 1>({row_of<S>(p.input, row), row_of<S>(p.grad_out, row)}, {row_of<S>(p.grad_input, row)},

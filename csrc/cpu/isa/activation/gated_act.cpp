@@ -17,7 +17,7 @@ void forward_rows(const GatedActForwardParams& p, Range rows) {
     const auto value = [&](Vec<Acc> gate, Vec<Acc> up) __attribute__((always_inline)) {
       return jet<V::kActivation, typename V::A>(gate, slope).value * up;
     };
-    store_block<V::kStream, S>(out[0], map_blocks<Acc>(value, load_block<Acc>(in[0]), load_block<Acc>(in[1])));
+    put_block<S>(out[0], map_blocks<Acc>(value, load_block<Acc>(in[0]), load_block<Acc>(in[1])), p.stream);
   };
   for (int64_t row = rows.begin; row < rows.end; ++row) {
     for_blocks<Acc, S, 2, 1>({row_of<S>(p.gate, row), row_of<S>(p.up, row)}, {row_of<S>(p.out, row)},
@@ -40,8 +40,8 @@ void backward_rows(const GatedActBackwardParams& p, Range rows) {
       grad_gate.vector[v] = both.first * (grad_out.vector[v] * up.vector[v]);
       grad_up.vector[v] = both.value * grad_out.vector[v];
     }
-    if (out[0]) store_block<V::kStream, S>(out[0], grad_gate);
-    if (out[1]) store_block<V::kStream, S>(out[1], grad_up);
+    if (out[0]) put_block<S>(out[0], grad_gate, p.stream);
+    if (out[1]) put_block<S>(out[1], grad_up, p.stream);
   };
   for (int64_t row = rows.begin; row < rows.end; ++row) {
     for_blocks<Acc, S, 3, 2>({row_of<S>(p.gate, row), row_of<S>(p.up, row), row_of<S>(p.grad_out, row)},

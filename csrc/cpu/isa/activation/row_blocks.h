@@ -60,29 +60,8 @@ inline __attribute__((always_inline)) bool convert_block(BFloat16* to, const Blo
 }
 #endif
 
-// Stream: past the caches, so that what is written is not read first and displaces nothing; `to` is aligned.
-template <bool Stream, class S, class Acc>
+template <class S, class Acc>
 inline __attribute__((always_inline)) void store_block(S* to, const Block<Acc>& block) {
-#if defined(__AVX512F__) || defined(__AVX2__)
-  if constexpr (Stream) {
-    constexpr int64_t kBytes = kBlock<Acc> * sizeof(S);
-    alignas(64) S copy[kBlock<Acc>];
-    store_block<false, S, Acc>(copy, block);
-    if constexpr (kBytes % kVectorBytes == 0) {
-      for (int64_t at = 0; at < kBytes; at += kVectorBytes) {
-        const char* from = reinterpret_cast<const char*>(copy) + at;
-        char* line = reinterpret_cast<char*>(to) + at;
-#if defined(__AVX512F__)
-        _mm512_stream_si512(reinterpret_cast<__m512i*>(line), _mm512_load_si512(from));
-#else
-        _mm256_stream_si256(reinterpret_cast<__m256i*>(line),
-                            _mm256_load_si256(reinterpret_cast<const __m256i*>(from)));
-#endif
-      }
-      return;
-    }
-  }
-#endif
 #if defined(SK_ISA_AVX512_BF16)
   if constexpr (std::is_same_v<S, BFloat16>) {
     if (convert_block<Acc>(to, block)) return;
@@ -90,6 +69,38 @@ inline __attribute__((always_inline)) void store_block(S* to, const Block<Acc>& 
 #endif
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors<Acc>; ++v) store_narrow<S, Acc>(to + v * kLanes<Acc>, block.vector[v]);
+}
+
+// The same past the caches, so that what is written is not read first and displaces nothing; `to` is aligned.
+template <class S, class Acc>
+inline void stream_block(S* to, const Block<Acc>& block) {
+  constexpr int64_t kBytes = kBlock<Acc> * sizeof(S);
+  alignas(64) S copy[kBlock<Acc>];
+  store_block<S, Acc>(copy, block);
+#if defined(__AVX512F__) || defined(__AVX2__)
+  if constexpr (kBytes % kVectorBytes == 0) {
+    for (int64_t at = 0; at < kBytes; at += kVectorBytes) {
+      const char* from = reinterpret_cast<const char*>(copy) + at;
+      char* line = reinterpret_cast<char*>(to) + at;
+#if defined(__AVX512F__)
+      _mm512_stream_si512(reinterpret_cast<__m512i*>(line), _mm512_load_si512(from));
+#else
+      _mm256_stream_si256(reinterpret_cast<__m256i*>(line), _mm256_load_si256(reinterpret_cast<const __m256i*>(from)));
+#endif
+    }
+    return;
+  }
+#endif
+  std::memcpy(to, copy, kBytes);
+}
+
+template <class S, class Acc>
+inline __attribute__((always_inline)) void put_block(S* to, const Block<Acc>& block, bool stream) {
+  if (__builtin_expect(stream, 0)) {
+    stream_block<S, Acc>(to, block);
+  } else {
+    store_block<S, Acc>(to, block);
+  }
 }
 
 // Null for a matrix that is absent.
@@ -139,23 +150,19 @@ inline void finish_streams(const ActivationParams& p) {
 }
 
 // What a kernel is compiled for.
-template <class Stored, Activation Chosen, bool Streamed>
+template <class Stored, Activation Chosen>
 struct Variant {
   using S = Stored;
   using Acc = std::conditional_t<std::is_same_v<S, double>, double, float>;
   using A = VectorArithmetic<Acc, std::is_same_v<S, BFloat16>>;
   static constexpr Activation kActivation = Chosen;
-  static constexpr bool kStream = Streamed;
 };
 
 // Calls f with a value of the Variant that the parameters ask for.
 template <class F>
 inline void with_variant(const ActivationParams& p, DType dtype, F f) {
   with_activation(p.activation, [&](auto activation) {
-    const auto call = [&](auto stored) {
-      constexpr Activation chosen = decltype(activation)::value;
-      p.stream ? f(Variant<decltype(stored), chosen, true>{}) : f(Variant<decltype(stored), chosen, false>{});
-    };
+    const auto call = [&](auto stored) { f(Variant<decltype(stored), decltype(activation)::value>{}); };
     dtype == DType::kFloat64 ? call(double{}) : with_stored<float>(dtype, call);
   });
 }

@@ -1,5 +1,5 @@
-// Cross entropy and focal loss of rows of class scores x with target classes y. With l = lse - x_y = -log p_y:
-//   cross entropy:  (1 - s) w_y l + s / C sum_c w_c (lse - x_c)          s: label smoothing
+// Cross entropy and focal loss of rows of class scores x with target classes y. With l_c = -log p_c and l = l_y:
+//   cross entropy:  (1 - s) w_y l + s / C sum_c w_c l_c          s: label smoothing
 //   focal loss:     w_y (1 - e^-l)^gamma l                                Lin et al. 2017, eq. 5
 // Every gradient has the form   dx_c = (of_softmax) p_c - (of_weights) w_c - (of_target) [c = y].
 #include "cpu/isa/entry.h"
@@ -48,13 +48,14 @@ class ClassLoss {
   void forward(const ClassLossForwardParams& p, int64_t row) const {
     LogSumExp<Acc> all;
     each_block([&](int64_t begin, int64_t count) { all.add(reader_.at(row, begin, count), count); });
-    const Acc lse = all.value();
-    static_cast<Acc*>(p.lse)[row] = lse;
+    const Normaliser<Acc> lse = all.normaliser();
+    store_normaliser(lse, p.lse, row);
     static_cast<Acc*>(p.losses)[row] = ignored(row) ? Acc(0) : loss(row, lse);
   }
 
   void backward(const ClassLossBackwardParams& p, int64_t row, const BlockWriter<Acc>& out) const {
-    const Acc lse = static_cast<const Acc*>(p.lse)[row], grad = static_cast<const Acc*>(p.grad_losses)[row];
+    const Normaliser<Acc> lse = normaliser_at<Acc>(p.lse, row);
+    const Acc grad = static_cast<const Acc*>(p.grad_losses)[row];
     const bool skip = ignored(row);
     const Coefficients<Acc> by = skip ? Coefficients<Acc>{} : coefficients(row, lse, grad);
     each_block([&](int64_t begin, int64_t count) {
@@ -62,7 +63,7 @@ class ClassLoss {
       if (skip) {
         std::fill(to, to + count, Acc(0));
       } else {
-        gradient(reader_.at(row, begin, count), begin, count, splat(lse), by, to);
+        gradient(reader_.at(row, begin, count), begin, count, lse, by, to);
         const int64_t place = p_.target[row] - begin;
         if (place >= 0 && place < count) to[place] -= by.of_target;
       }
@@ -82,25 +83,24 @@ class ClassLoss {
     }
   }
 
-  Acc loss(int64_t row, Acc lse) const {
-    const Acc l = lse - reader_.entry(row, p_.target[row]), w = target_weight(row);
+  Acc loss(int64_t row, const Normaliser<Acc>& lse) const {
+    const Acc l = lse.surprise(reader_.entry(row, p_.target[row])), w = target_weight(row);
     if (p_.focal) return w * FocalTerm<Acc>(l, static_cast<Acc>(p_.gamma)).value;
     if (!smooth()) return w * l;
     Acc spread = 0;
-    const Vec<Acc> shift = splat(lse);
     each_block([&](int64_t begin, int64_t count) {
       const Acc* x = reader_.at(row, begin, count);
       spread += weight_ ? sum_vectors(
-                              count, [&](Vec<Acc> v, Vec<Acc> c) { return (shift - v) * c; }, x, weight_ + begin)
-                        : sum_vectors(count, [&](Vec<Acc> v) { return shift - v; }, x);
+                              count, [&](Vec<Acc> v, Vec<Acc> c) { return lse.surprise(v) * c; }, x, weight_ + begin)
+                        : sum_vectors(count, [&](Vec<Acc> v) { return lse.surprise(v); }, x);
     });
     return (1 - smoothing_) * w * l + smoothing_ / static_cast<Acc>(p_.classes) * spread;
   }
 
-  Coefficients<Acc> coefficients(int64_t row, Acc lse, Acc grad) const {
+  Coefficients<Acc> coefficients(int64_t row, const Normaliser<Acc>& lse, Acc grad) const {
     const Acc w = target_weight(row);
     if (p_.focal) {
-      const Acc l = lse - reader_.entry(row, p_.target[row]);
+      const Acc l = lse.surprise(reader_.entry(row, p_.target[row]));
       const Acc slope = grad * w * FocalTerm<Acc>(l, static_cast<Acc>(p_.gamma)).slope;
       return {slope, slope, 0};
     }
@@ -109,16 +109,18 @@ class ClassLoss {
     return {direct + each * weight_sum_, direct, each};
   }
 
-  void gradient(const Acc* x, int64_t begin, int64_t count, Vec<Acc> lse, const Coefficients<Acc>& by, Acc* to) const {
+  void gradient(const Acc* x, int64_t begin, int64_t count, const Normaliser<Acc>& lse, const Coefficients<Acc>& by,
+                Acc* to) const {
     const Vec<Acc> of_softmax = splat(by.of_softmax), of_weights = splat(by.of_weights);
     if (!smooth()) {
-      map_vectors(count, to, [&](Vec<Acc> v) { return of_softmax * exp_from<Acc>(v, lse); }, x);
+      map_vectors(count, to, [&](Vec<Acc> v) { return of_softmax * lse.template probability<>(v); }, x);
     } else if (weight_) {
       map_vectors(
-          count, to, [&](Vec<Acc> v, Vec<Acc> w) { return of_softmax * exp_from<Acc>(v, lse) - of_weights * w; }, x,
+          count, to,
+          [&](Vec<Acc> v, Vec<Acc> w) { return of_softmax * lse.template probability<>(v) - of_weights * w; }, x,
           weight_ + begin);
     } else {
-      map_vectors(count, to, [&](Vec<Acc> v) { return of_softmax * exp_from<Acc>(v, lse) - of_weights; }, x);
+      map_vectors(count, to, [&](Vec<Acc> v) { return of_softmax * lse.template probability<>(v) - of_weights; }, x);
     }
   }
 

@@ -100,11 +100,11 @@ class Backward {
     const int64_t count = classes.size(), whole = round_up(count, W);
     Acc* x = tile_;
     for (int64_t token = tokens.begin; token < tokens.end; ++token, x += ld()) {
-      const Vec<Acc> lse = splat(static_cast<const Acc*>(p_.lse)[token]), grad = splat(grads[token]);
+      const Normaliser<Acc> lse = normaliser_at<Acc>(p_.lse, token);
+      const Vec<Acc> grad = splat(grads[token]);
       const Vec<Acc> each = splat(grads[token] * smoothing / static_cast<Acc>(p_.classes()));
       for (int64_t n = 0; n < whole; n += W) {
-        const Vec<Acc> power = (load(x + n) - lse) * splat(static_cast<Acc>(kLog2E));
-        store(x + n, grad * exp2<Acc, kReduced>(power) - each);
+        store(x + n, grad * lse.template probability<kReduced>(load(x + n)) - each);
       }
       std::fill(x + count, x + whole, Acc(0));
       const int64_t place = p_.target[token] - classes.begin;

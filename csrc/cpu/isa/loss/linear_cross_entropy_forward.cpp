@@ -38,7 +38,7 @@ void forward(const LinearCrossEntropyForwardParams& p, int64_t part, Range class
   }
 }
 
-// lse, and (1 - s) (lse - x_y) + s / C sum_c (lse - x_c)
+// lse, and (1 - s) (lse - x_y) + s / C sum_c (lse - x_c), lse in its two parts
 template <class Acc>
 void combine(const LinearCrossEntropyForwardParams& p, Range tokens) {
   const Acc* largest = static_cast<const Acc*>(p.largest);
@@ -49,16 +49,16 @@ void combine(const LinearCrossEntropyForwardParams& p, Range tokens) {
     for (int64_t part = 0; part < p.parts; ++part) {
       all.add(LogSumExp<Acc>{largest[part * p.tokens() + token], sum[part * p.tokens() + token]});
     }
-    const Acc lse = all.value();
-    Acc loss = lse - static_cast<const Acc*>(p.target_logit)[token];
+    const Normaliser<Acc> lse = all.normaliser();
+    Acc loss = lse.surprise(static_cast<const Acc*>(p.target_logit)[token]);
     if (p.total) {
       Acc total = 0;
       for (int64_t part = 0; part < p.parts; ++part) {
         total += static_cast<const Acc*>(p.total)[part * p.tokens() + token];
       }
-      loss = (1 - smoothing) * loss + smoothing * (lse - total / static_cast<Acc>(p.classes()));
+      loss = (1 - smoothing) * loss + smoothing * lse.surprise(total / static_cast<Acc>(p.classes()));
     }
-    static_cast<Acc*>(p.lse)[token] = lse;
+    store_normaliser(lse, p.lse, token);
     static_cast<Acc*>(p.losses)[token] = loss;
   }
 }

@@ -11,12 +11,6 @@
 namespace seo_kernels::cpu {
 namespace {
 
-// exp(x - shift)
-template <class Acc>
-inline __attribute__((always_inline)) Vec<Acc> exp_from(Vec<Acc> x, Vec<Acc> shift) {
-  return exp2<Acc>((x - shift) * splat<Acc>(static_cast<Acc>(kLog2E)));
-}
-
 template <class Acc>
 inline Acc block_max(const Acc* x, int64_t count) {
   constexpr int64_t W = kLanes<Acc>;
@@ -32,6 +26,34 @@ inline Acc block_max(const Acc* x, int64_t count) {
   return reduce_max<Acc>(vmax(vmax(best[0], best[1]), vmax(best[2], best[3])));
 }
 
+// What turns scores into probabilities: the log-sum-exp in two parts, since their sum would round off the second where
+// scores are large.
+template <class Acc>
+struct Normaliser {
+  Acc largest, log_sum;
+
+  // -log p
+  Acc surprise(Acc x) const { return (largest - x) + log_sum; }
+  Vec<Acc> surprise(Vec<Acc> x) const { return (splat(largest) - x) + splat(log_sum); }
+  template <bool Reduced = false>
+  Vec<Acc> probability(Vec<Acc> x) const {
+    return exp2<Acc, Reduced>(surprise(x) * splat(static_cast<Acc>(-kLog2E)));
+  }
+};
+
+template <class Acc>
+inline Normaliser<Acc> normaliser_at(const void* lse, int64_t row) {
+  const Acc* at = static_cast<const Acc*>(lse) + 2 * row;
+  return {at[0], at[1]};
+}
+
+template <class Acc>
+inline void store_normaliser(const Normaliser<Acc>& normaliser, void* lse, int64_t row) {
+  Acc* at = static_cast<Acc*>(lse) + 2 * row;
+  at[0] = normaliser.largest;
+  at[1] = normaliser.log_sum;
+}
+
 template <class Acc>
 struct LogSumExp {
   Acc largest = -std::numeric_limits<Acc>::infinity();
@@ -45,7 +67,7 @@ struct LogSumExp {
     }
     // As long as all are -inf, any finite shift gives zeros. A NaN, or an infinity, makes the sum NaN.
     const Vec<Acc> shift = splat(largest == -std::numeric_limits<Acc>::infinity() ? Acc(0) : largest);
-    sum += sum_vectors(count, [&](Vec<Acc> v) { return exp_from<Acc>(v, shift); }, x);
+    sum += sum_vectors(count, [&](Vec<Acc> v) { return exp2<Acc>((v - shift) * splat(static_cast<Acc>(kLog2E))); }, x);
   }
 
   // The numbers that another one has seen.
@@ -59,7 +81,7 @@ struct LogSumExp {
     largest = best;
   }
 
-  Acc value() const { return largest + std::log(sum); }
+  Normaliser<Acc> normaliser() const { return {largest, std::log(sum)}; }
 };
 
 }  // namespace

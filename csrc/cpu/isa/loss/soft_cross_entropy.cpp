@@ -1,6 +1,6 @@
 // Cross entropy of rows of class scores x against rows of class probabilities t, as torch defines it:
-//   u_c = (1 - s) t_c + s / C,   loss = sum_c w_c u_c (lse - x_c)             s: label smoothing
-//   dx_c = (sum_k w_k u_k) p_c - w_c u_c,   dt_c = (1 - s) w_c (lse - x_c)
+//   u_c = (1 - s) t_c + s / C,   loss = sum_c w_c u_c l_c             s: label smoothing
+//   dx_c = (sum_k w_k u_k) p_c - w_c u_c,   dt_c = (1 - s) w_c l_c,  where l_c = -log p_c
 #include "cpu/isa/entry.h"
 #include "cpu/isa/loss/log_sum_exp.h"
 
@@ -24,21 +24,22 @@ class SoftLoss {
   void forward(const SoftLossForwardParams& p, int64_t row) const {
     LogSumExp<Acc> all;
     each_block([&](int64_t begin, int64_t count) { all.add(input_.at(row, begin, count), count); });
-    const Acc lse = all.value();
+    const Normaliser<Acc> lse = all.normaliser();
     Acc loss = 0;
     each_block([&](int64_t begin, int64_t count) {
       loss += sum_vectors(
-          count, [&](Vec<Acc> x, Vec<Acc> t, Vec<Acc> w) { return (splat(lse) - x) * mixed(t, w); },
+          count, [&](Vec<Acc> x, Vec<Acc> t, Vec<Acc> w) { return lse.surprise(x) * mixed(t, w); },
           input_.at(row, begin, count), target_.at(row, begin, count), weights(begin));
     });
-    static_cast<Acc*>(p.lse)[row] = lse;
+    store_normaliser(lse, p.lse, row);
     static_cast<Acc*>(p.losses)[row] = loss;
   }
 
   void backward(const SoftLossBackwardParams& p, int64_t row, const BlockWriter<Acc>& grad_input,
                 const BlockWriter<Acc>& grad_target) const {
-    const Acc lse = static_cast<const Acc*>(p.lse)[row], grad = static_cast<const Acc*>(p.grad_losses)[row];
-    const Vec<Acc> grads = splat(grad), lses = splat(lse);
+    const Normaliser<Acc> lse = normaliser_at<Acc>(p.lse, row);
+    const Acc grad = static_cast<const Acc*>(p.grad_losses)[row];
+    const Vec<Acc> grads = splat(grad);
     if (grad_input) {
       Acc total = 0;
       each_block([&](int64_t begin, int64_t count) {
@@ -50,7 +51,7 @@ class SoftLoss {
         map_vectors(
             count, grad_input.begin(row, begin),
             [&](Vec<Acc> x, Vec<Acc> t, Vec<Acc> w) {
-              return of_softmax * exp_from<Acc>(x, lses) - grads * mixed(t, w);
+              return of_softmax * lse.template probability<>(x) - grads * mixed(t, w);
             },
             input_.at(row, begin, count), target_.at(row, begin, count), weights(begin));
         grad_input.end(row, begin, count);
@@ -60,7 +61,7 @@ class SoftLoss {
       each_block([&](int64_t begin, int64_t count) {
         map_vectors(
             count, grad_target.begin(row, begin),
-            [&](Vec<Acc> x, Vec<Acc> w) { return grads * kept_ * w * (lses - x); }, input_.at(row, begin, count),
+            [&](Vec<Acc> x, Vec<Acc> w) { return grads * kept_ * w * lse.surprise(x); }, input_.at(row, begin, count),
             weights(begin));
         grad_target.end(row, begin, count);
       });

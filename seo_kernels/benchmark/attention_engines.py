@@ -1,12 +1,8 @@
-"""The same problem on this library and on its peers.
-
-An engine takes a problem, prepares what is not timed (masks, compilation on the first call) and returns the
-forward pass.
-"""
+"""Attention on this library and on its peers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -14,12 +10,11 @@ from torch.nn import functional as F
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 import seo_kernels as sk
-from seo_kernels.benchmark.problems import Forward, Problem
+from seo_kernels.benchmark.attention_problem import AttentionProblem
+from seo_kernels.benchmark.problem import Forward
 
-Engine = Callable[[Problem], Forward]
 
-
-def fused(problem: Problem) -> Forward:
+def fused(problem: AttentionProblem) -> Forward:
     """``sk.attention``, through the public call."""
 
     def forward(leaves: Mapping[str, Tensor]) -> Tensor:
@@ -32,7 +27,7 @@ def fused(problem: Problem) -> Forward:
     return forward
 
 
-def sdpa(problem: Problem) -> Forward:
+def sdpa(problem: AttentionProblem) -> Forward:
     """PyTorch's ``scaled_dot_product_attention`` without a mask: dense, or ``is_causal``."""
     is_causal = isinstance(problem.pattern, sk.Causal)
 
@@ -44,7 +39,7 @@ def sdpa(problem: Problem) -> Forward:
     return forward
 
 
-def masked_sdpa(problem: Problem) -> Forward:
+def masked_sdpa(problem: AttentionProblem) -> Forward:
     """``scaled_dot_product_attention`` with the pattern as a bool mask, which is made beforehand."""
     # four dimensions: with three, SDPA leaves its fused kernel
     mask = problem.pattern.dense_mask(problem.query_length, problem.key_length).unsqueeze(0)
@@ -55,7 +50,7 @@ def masked_sdpa(problem: Problem) -> Forward:
     return forward
 
 
-def flex(problem: Problem) -> Forward:
+def flex(problem: AttentionProblem) -> Forward:
     """``torch.compile(flex_attention)`` with the window as a block mask and the bias as score_mod.
 
     The block mask is made beforehand; the first call compiles. On the CPU it knows no backward.

@@ -1,4 +1,4 @@
-"""A wrong result is refused, wherever it is wrong; a right one is not."""
+"""Attention: a wrong result is refused, wherever it is wrong; a right one is not."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 import seo_kernels as sk
-from seo_kernels.benchmark.engines import fused
-from seo_kernels.benchmark.problems import Problem, make_inputs
-from seo_kernels.benchmark.verification import WrongResultError, expect, verify
+from seo_kernels.benchmark.attention_engines import fused
+from seo_kernels.benchmark.attention_problem import AttentionProblem
+from seo_kernels.benchmark.verification import WrongResultError
 
 LENGTH = 500  # longer than what is sampled
-PROBLEM = Problem(
+PROBLEM = AttentionProblem(
     2, 2, LENGTH, LENGTH, 16, pattern=sk.Local(9), tables=("key", "value"), reach=9, backward=True
 )
 
@@ -54,8 +54,8 @@ def leaking(x: Tensor) -> Tensor:
     return x + 1e-9
 
 
-def check(problem: Problem, result: Spoil | None = None, **gradients: Spoil) -> float:
-    inputs = make_inputs(problem)
+def check(problem: AttentionProblem, result: Spoil | None = None, **gradients: Spoil) -> float:
+    inputs = problem.make_inputs()
     honest = fused(problem)
 
     def forward(leaves: Mapping[str, Tensor]) -> Tensor:
@@ -63,7 +63,7 @@ def check(problem: Problem, result: Spoil | None = None, **gradients: Spoil) -> 
         out = honest({**leaves, **spoiled})
         return out if result is None else result(out)
 
-    return verify(problem, inputs, forward, expect(problem, inputs))
+    return problem.verify(inputs, forward, problem.expect(inputs))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -95,7 +95,7 @@ def test_a_gradient_out_of_reach_is_refused(name: str) -> None:
 
 
 def test_another_pattern_is_refused() -> None:
-    inputs = make_inputs(PROBLEM)
+    inputs = PROBLEM.make_inputs()
     other = fused(replace(PROBLEM, pattern=sk.Local(9, 8)))
     with pytest.raises(WrongResultError, match=r"^out has a row that is off by"):
-        verify(PROBLEM, inputs, other, expect(PROBLEM, inputs))
+        PROBLEM.verify(inputs, other, PROBLEM.expect(inputs))

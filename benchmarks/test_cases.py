@@ -9,8 +9,9 @@ import functools
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from seo_kernels._extras import MissingExtraError
 from seo_kernels.benchmark import cases, comparison, measuring, memory
-from seo_kernels.benchmark.cases import OURS, Case
+from seo_kernels.benchmark.case import OURS, Case
 from seo_kernels.benchmark.comparison import Contender
 
 SECONDS = 4.0  # of rounds, per test
@@ -26,8 +27,11 @@ def prepared(case: Case) -> list[Contender]:
 @pytest.mark.parametrize(
     ("case", "name"), PAIRS, ids=[f"{case.name}-{name.replace(' ', '_')}" for case, name in PAIRS]
 )
-def test_attention(case: Case, name: str, benchmark: BenchmarkFixture) -> None:
-    contenders = prepared(case)
+def test_case(case: Case, name: str, benchmark: BenchmarkFixture) -> None:
+    try:
+        contenders = prepared(case)
+    except MissingExtraError as missing:
+        pytest.skip(str(missing))
     (contender,) = (c for c in contenders if c.name == name)
     if contender.call is None:
         pytest.skip(f"{name} does not run here: {contender.missing}")
@@ -41,11 +45,12 @@ def test_attention(case: Case, name: str, benchmark: BenchmarkFixture) -> None:
     (own,) = (f for f in figures if f.contender is contender)
     benchmark.extra_info["error"] = contender.error
     benchmark.extra_info["share_of_peak"] = own.share_of_peak
+    benchmark.extra_info["share_of_copy"] = own.share_of_copy
     benchmark.extra_info["ratio"] = {  # the peer's median time over ours
         f.contender.name: f.speedup
         for f in figures
         if f.speedup is not None and name in (OURS, f.contender.name)
     }
     if name == OURS and case.memory_floor is not None:
-        peak = memory.peak_memory(case.problem)
-        benchmark.extra_info["memory_ratio"] = None if peak is None else peak.ratio
+        measured = memory.measure_memory(case)
+        benchmark.extra_info["memory_ratio"] = None if measured is None else measured.ratio
