@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
@@ -130,6 +131,12 @@ class Batches:
         return self.tokens[starts + torch.arange(length)]
 
 
+def next_byte_loss(model: nn.Module, tokens: Tensor) -> Tensor:
+    """Mean negative log likelihood in nats of tokens[:, 1:] given those before; tokens (B, T)."""
+    logits = model(input_ids=tokens).logits[:, :-1]
+    return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+
+
 class Updates:
     """AdamW with a rise and fall of the learning rate, on the parameters that want a gradient."""
 
@@ -142,7 +149,7 @@ class Updates:
     def step(self, tokens: Tensor) -> float:
         """One update; returns the seconds that it took."""
         begun = time.perf_counter()
-        loss = self.model(input_ids=tokens, labels=tokens).loss
+        loss = next_byte_loss(self.model, tokens)
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
@@ -178,7 +185,7 @@ def held_out_bits(model: nn.Module, text: Tensor, length: int) -> float:
     starts = torch.linspace(0, len(text) - length, count).long()[:, None]
     pieces = text[starts + torch.arange(length)]
     model.eval()
-    loss = float(model(input_ids=pieces, labels=pieces).loss)
+    loss = float(next_byte_loss(model, pieces))
     model.train()
     return loss / math.log(2)
 

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from seo_kernels.nn.fast_path import no_op
+from seo_kernels.ops.checks import kind
 
 
 def is_conv1d(module: nn.Module) -> bool:
@@ -23,16 +24,14 @@ def base_parameters(base: nn.Module) -> tuple[nn.Parameter, nn.Parameter | None]
         ValueError: hooks, which would be lost.
     """
     if not isinstance(base, nn.Module) or not is_linear(base):
-        raise TypeError(
-            f"base is a {type(base).__name__}, expected a torch.nn.Linear or transformers' Conv1D"
-        )
+        raise TypeError(f"base is {kind(base)}, expected a torch.nn.Linear or transformers' Conv1D")
     if "forward" in base.__dict__ or not _has_plain_forward(base):
         raise TypeError(
             f"base is a {type(base).__module__}.{type(base).__name__} with a forward of its own, which would "
             "be lost; expected a layer that computes as torch.nn.Linear or transformers' Conv1D does"
         )
     hooks = (base._forward_pre_hooks, base._forward_hooks, base._backward_pre_hooks, base._backward_hooks)
-    if any(hook is not no_op for kind in hooks for hook in kind.values()):
+    if any(hook is not no_op for registered in hooks for hook in registered.values()):
         raise ValueError(
             "base has forward or backward hooks, expected none: they would not be called any more"
         )

@@ -18,7 +18,7 @@ def kind(value: object) -> str:
     """What a value is, for an error: "a list", "an int (3)"."""
     shown = f" ({value!r})" if isinstance(value, (int, float, str)) else ""
     name = type(value).__name__
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}{shown}"
+    return f"{'an' if name[0] in 'aeiouAEIO' else 'a'} {name}{shown}"
 
 
 def check_floating(

@@ -245,7 +245,7 @@ def odd_model() -> nn.Module:
         (
             {"target_modules": ["first", "embedding"]},
             TypeError,
-            "embedding cannot be adapted: base is a Embedding",
+            "embedding cannot be adapted: base is an Embedding",
         ),
         (
             {"target_modules": ["first", "doubling"]},
