@@ -54,11 +54,13 @@ AVX512_FLAGS = [
     *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"),
     *("-mfma", "-mf16c", "-mprefer-vector-width=512"),
 ]
+AVX512_BF16_FLAGS = [*AVX512_FLAGS, "-mavx512bf16", "-DSK_ISA_AVX512_BF16"]
 INSTRUCTION_SETS = {
     "portable": ["-DSK_ISA_PORTABLE"],
     "avx2": ["-mavx2", "-mfma", "-mf16c", "-DSK_ISA_AVX2"],
     "avx512": [*AVX512_FLAGS, "-DSK_ISA_AVX512"],
-    "avx512_bf16": [*AVX512_FLAGS, "-mavx512bf16", "-DSK_ISA_AVX512_BF16"],
+    "avx512_bf16": AVX512_BF16_FLAGS,
+    "amx_bf16": [*AVX512_BF16_FLAGS, "-mamx-tile", "-mamx-bf16", "-DSK_ISA_AMX_BF16"],
 }
 
 WHEEL_FOR_EVERY_PYTHON = os.environ.get("SEO_KERNELS_WHEEL") == "1"

@@ -2,6 +2,14 @@
 
 #include <dlfcn.h>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <array>
 #include <cstdlib>
 #include <stdexcept>
@@ -22,14 +30,32 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+
+// The kernel lets a process use tile registers when it asks.
+bool has_amx_bf16() {
+#if defined(__linux__)
+  constexpr unsigned kBFloat16Tiles = 1u << 22, kTiles = 1u << 24;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  unsigned a, b, c, d;
+  if (!has_avx512_bf16() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  if ((d & kBFloat16Tiles) == 0 || (d & kTiles) == 0) return false;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else
+  return false;
+#endif
+}
+#else
+bool has_amx_bf16() { return false; }
 bool has_avx2() { return false; }
 bool has_avx512() { return false; }
 bool has_avx512_bf16() { return false; }
 #endif
 
-constexpr std::array<Capability, 4> kCapabilities{
-    {{"avx512_bf16", has_avx512_bf16}, {"avx512", has_avx512}, {"avx2", has_avx2}, {"portable", [] { return true; }}}};
+constexpr std::array<Capability, 5> kCapabilities{{{"amx_bf16", has_amx_bf16},
+                                                   {"avx512_bf16", has_avx512_bf16},
+                                                   {"avx512", has_avx512},
+                                                   {"avx2", has_avx2},
+                                                   {"portable", [] { return true; }}}};
 
 std::string library_folder() {
   Dl_info info;

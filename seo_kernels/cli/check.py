@@ -20,7 +20,7 @@ from seo_kernels.cli.errors import expect_one_of, usage_error
 if TYPE_CHECKING:
     from seo_kernels.diagnostics.gradient_check import CheckResult
 
-CAPABILITIES = ("portable", "avx2", "avx512", "avx512_bf16")
+CAPABILITIES = ("portable", "avx2", "avx512", "avx512_bf16", "amx_bf16")
 CAPABILITY_VARIABLE = "SEO_KERNELS_CPU_CAPABILITY"
 OK, FAILED = "[green]ok[/]", "[bold red]failed[/]"
 

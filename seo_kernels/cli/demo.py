@@ -144,7 +144,8 @@ def _resolve(precision: str) -> str:
         return precision
     import seo_kernels as sk
 
-    return "bfloat16" if sk.info().get("cpu_capability") == "avx512_bf16" else "float32"
+    capability = str(sk.info().get("cpu_capability"))
+    return "bfloat16" if capability.endswith("_bf16") else "float32"
 
 
 def _train(trainer: "Trainer", checkpoint: Path) -> bool:

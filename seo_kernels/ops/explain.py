@@ -14,6 +14,7 @@ from seo_kernels.ops.arguments import AttentionArguments, normalise
 
 KEY_TILE = 64  # keys per tile: kPanel of csrc/cpu/tile_plan.h
 CAPABILITY_VARIABLE = "SEO_KERNELS_CPU_CAPABILITY"
+BFLOAT16_INSTRUCTIONS = {"avx512_bf16": "vdpbf16ps", "amx_bf16": "tdpbf16ps on tile registers"}
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Explanation:
     """
 
     device: str  # "cpu"
-    kernel: str  # "cpu/avx512_bf16", or "reference"
+    kernel: str  # "cpu/amx_bf16", or "reference"
     reasons: tuple[str, ...]
     tiles_visited: int | None
     tiles_total: int | None
@@ -103,6 +104,7 @@ def _arithmetic(dtype: torch.dtype, capability: str) -> str:
     name = str(dtype).removeprefix("torch.")
     if dtype in (torch.float32, torch.float64):
         return f"{name} throughout"
-    if dtype == torch.bfloat16 and capability == "avx512_bf16":
-        return "bfloat16 dot products run natively (vdpbf16ps), with float32 sums and softmax"
+    if dtype == torch.bfloat16 and capability in BFLOAT16_INSTRUCTIONS:
+        instruction = BFLOAT16_INSTRUCTIONS[capability]
+        return f"bfloat16 dot products run natively ({instruction}), with float32 sums and softmax"
     return f"{name} is converted to float32 tile by tile: dot products, sums and softmax run in float32"

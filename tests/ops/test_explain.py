@@ -51,8 +51,10 @@ def test_tiles_are_those_of_the_plan() -> None:
 def test_arithmetic_of_16_bits() -> None:
     for dtype in (torch.bfloat16, torch.float16):
         text = str(sk.explain(*operands(dtype=dtype)))
-        natively = dtype == torch.bfloat16 and torch.ops.seo_kernels.cpu_capability() == "avx512_bf16"
-        assert ("vdpbf16ps" in text) == natively
+        capability = torch.ops.seo_kernels.cpu_capability()
+        natively = dtype == torch.bfloat16 and capability.endswith("_bf16")
+        assert ("dpbf16ps" in text) == natively
+        assert ("tile registers" in text) == (natively and capability == "amx_bf16")
         assert ("converted to float32" in text) != natively
     with torch.autocast("cpu", torch.bfloat16):
         assert "bfloat16" in str(sk.explain(*operands()))

@@ -47,7 +47,10 @@ template <class F>
 void with_engine(DType dtype, F f) {
   if (dtype == DType::kFloat64) return f(Float64Engine{});
 #if defined(SK_ISA_AVX512_BF16)
-  if (dtype == DType::kBFloat16) return f(BFloat16Engine{});
+  if (dtype == DType::kBFloat16) {
+    [[maybe_unused]] const TileSession tiles;
+    return f(BFloat16Engine{});
+  }
 #endif
   f(Float32Engine{});
 }

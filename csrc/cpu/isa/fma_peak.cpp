@@ -38,12 +38,45 @@ double measure(int64_t milliseconds) {
   return flops / seconds * 1e-9;
 }
 
+#if defined(SK_ISA_AMX_BF16)
+double measure_tiles(int64_t milliseconds) {
+  constexpr int64_t batch = 5000;
+  alignas(64) const uint32_t zeros[kTileRows * kTileOperands] = {};
+  const TileSession tiles;
+  TileSession::use(kTileRows, kTileRows, kTileOperands);
+  tile_fence();
+  _tile_loadd(4, zeros, 64);
+  _tile_loadd(6, zeros, 64);
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  int64_t rounds = 0;
+  const auto start = std::chrono::steady_clock::now();
+  double seconds = 0;
+  do {
+    for (int64_t n = 0; n < batch; ++n) {
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_dpbf16ps(1, 4, 6);
+      _tile_dpbf16ps(2, 4, 6);
+      _tile_dpbf16ps(3, 4, 6);
+    }
+    rounds += batch;
+    seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  } while (seconds * 1e3 < static_cast<double>(milliseconds));
+  constexpr double flops = 4.0 * 2.0 * kTileRows * 16 * kTileOperands * 2;
+  return flops * static_cast<double>(rounds) / seconds * 1e-9;
+}
+#endif
+
 }  // namespace
 
 double fma_peak(DType dtype, int64_t milliseconds) {
   if (dtype == DType::kFloat64) return measure<Float64Engine>(milliseconds);
   if (dtype == DType::kFloat32) return measure<Float32Engine>(milliseconds);
-#if defined(SK_ISA_AVX512_BF16)
+#if defined(SK_ISA_AMX_BF16)
+  if (dtype == DType::kBFloat16) return measure_tiles(milliseconds);
+#elif defined(SK_ISA_AVX512_BF16)
   if (dtype == DType::kBFloat16) return measure<BFloat16Engine>(milliseconds);
 #endif
   return 0.0;

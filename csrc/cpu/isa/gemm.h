@@ -4,7 +4,7 @@
 // what an operand is and how to multiply-accumulate: float, double, or a pair of bfloat16 along the inner dimension.
 #pragma once
 
-#include "cpu/isa/simd.h"
+#include "cpu/isa/tile_gemm.h"
 
 namespace seo_kernels::cpu {
 namespace {
@@ -34,6 +34,7 @@ struct Float32Engine {
 };
 
 #if defined(SK_ISA_AVX512_BF16)
+// Where there are tile registers, products of matrices run on them, and of vectors here.
 struct BFloat16Engine {
   using Acc = float;
   using Operand = uint32_t;  // (low: even entry, high: odd entry)
@@ -132,6 +133,12 @@ inline void gemm_row_block(int64_t column_vectors, int64_t inner, const typename
 template <class E, Lay L>
 void gemm(int64_t rows, int64_t column_vectors, int64_t inner, const typename E::Operand* a, int64_t lda,
           const typename E::Operand* b, int64_t ldb, typename E::Acc* c, int64_t ldc, bool accumulate) {
+#if defined(SK_ISA_AMX_BF16)
+  if constexpr (E::kPack == 2) {
+    const auto product = L == Lay::kRows ? tile_product : tile_product_columns;
+    return product(rows, column_vectors, inner, a, lda, b, ldb, kLanes<float>, c, ldc, accumulate);
+  }
+#endif
   const auto at = [&](int64_t i) { return a + (L == Lay::kRows ? i * lda : i); };
   int64_t i = 0;
   for (; i + kRowBlock <= rows; i += kRowBlock) {
@@ -169,6 +176,9 @@ inline void gemm_vectors(int64_t rows, int64_t inner, const typename E::Operand*
 template <class E>
 inline void gemm_vectors(int vectors, int64_t rows, int64_t inner, const typename E::Operand* a, int64_t lda,
                          const typename E::Operand* b, int64_t ldb, typename E::Acc* c, int64_t ldc) {
+#if defined(SK_ISA_AMX_BF16)
+  if constexpr (E::kPack == 2) return tile_product(rows, vectors, inner, a, lda, b, kLanes<float>, ldb, c, ldc, false);
+#endif
   static_assert(kMaxColumnVectors == 2 || kMaxColumnVectors == 4);
   if constexpr (kMaxColumnVectors == 4) {
     if (vectors == 4) return gemm_vectors<E, 4>(rows, inner, a, lda, b, ldb, c, ldc);

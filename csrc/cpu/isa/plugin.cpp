@@ -4,7 +4,9 @@
 namespace seo_kernels::cpu {
 namespace {
 
-#if defined(SK_ISA_AVX512_BF16)
+#if defined(SK_ISA_AMX_BF16)
+constexpr const char* kCapability = "amx_bf16";
+#elif defined(SK_ISA_AVX512_BF16)
 constexpr const char* kCapability = "avx512_bf16";
 #elif defined(SK_ISA_AVX512)
 constexpr const char* kCapability = "avx512";
