@@ -31,7 +31,8 @@ test-all: build
 
 bench: build
 	@mkdir -p $(RESULTS)
-	$(PY) -m seo_kernels bench --csv $(RESULTS)/cpu.csv --json $(RESULTS)/cpu.json --picture $(RESULTS)/cpu.png
+	to=$(RESULTS)/$$($(PY) -c 'from seo_kernels.benchmark.report import machine_name; print(machine_name())') && \
+	$(PY) -m seo_kernels bench --csv $$to.csv --json $$to.json --picture $$to.png
 
 lint: .venv/.installed
 	$(PY) -m ruff check

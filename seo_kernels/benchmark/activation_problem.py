@@ -67,4 +67,5 @@ class ActivationProblem(OpProblem):
         tensor = self.rows * self.columns * self.dtype.itemsize
         inputs = 2 if self.gated else 1
         passes = (inputs + 1) + (2 * inputs + 1 if self.backward else 0)
-        return Traffic(passes * tensor, tensor)
+        touched = inputs + 1 + (inputs + 1 if self.backward else 0)
+        return Traffic(passes * tensor, tensor, touched)

@@ -128,7 +128,7 @@ def _figures(contender: Contender, timing: Timing | None, ours_ms: float) -> Fig
     problem, seconds = contender.problem, timing.median_ms / 1e3
     operations, peak, traffic = problem.flops(), fma_peak(problem.dtype), problem.traffic()
     gflops = operations / seconds / 1e9 if operations is not None else None
-    bandwidth = copy_bandwidth(traffic.tensor) if traffic is not None else None
+    bandwidth = copy_bandwidth(traffic.tensor, traffic.tensors) if traffic is not None else None
     return Figures(
         contender,
         timing,

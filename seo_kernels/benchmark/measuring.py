@@ -20,7 +20,7 @@ WARM_UP = 2  # calls before the first that counts
 SECONDS = 6.0  # of rounds, per case
 LEAST_ROUNDS, MOST_ROUNDS = 7, 500
 PEAK_RUNS, PEAK_MILLISECONDS = 10, 50
-COPY_RUNS = 100
+COPY_ROUNDS = 40
 
 
 @dataclass(frozen=True)
@@ -104,19 +104,27 @@ def _measured_peak(kind: str, threads: int) -> float | None:
     return max(torch.ops.seo_kernels.fma_peak(kind, PEAK_MILLISECONDS) for _ in range(PEAK_RUNS)) or None
 
 
-def copy_bandwidth(size: int) -> float:
-    """GB/s, read and written, of torch's copy of a tensor of so many bytes, measured once per process."""
-    return _measured_copy(size, torch.get_num_threads())
+def copy_bandwidth(size: int, tensors: int) -> float:
+    """GB/s, read and written, of torch's copies of tensors of ``size`` bytes, measured once per process.
+
+    They go round ``tensors`` of them: the caches keep no more of it than of a step that touches as many.
+    """
+    return _measured_copy(size, max(tensors, 2), torch.get_num_threads())
 
 
 @functools.lru_cache
-def _measured_copy(size: int, threads: int) -> float:
-    """The best of many runs, as of the peak."""
-    source, target = torch.ones(size, dtype=torch.uint8), torch.zeros(size, dtype=torch.uint8)
-    turns = Turns({"copy": lambda: target.copy_(source)})
-    for _ in range(COPY_RUNS):
+def _measured_copy(size: int, tensors: int, threads: int) -> float:
+    """The best of many rounds, as of the peak."""
+    ring = [torch.ones(size, dtype=torch.uint8) for _ in range(tensors)]
+
+    def copy_round() -> None:
+        for source, target in zip(ring, ring[1:] + ring[:1], strict=True):
+            target.copy_(source)
+
+    turns = Turns({"copy": copy_round})
+    for _ in range(COPY_ROUNDS):
         turns.run("copy")
-    return 2 * size / min(turns.seconds["copy"]) / 1e9
+    return tensors * 2 * size / min(turns.seconds["copy"]) / 1e9
 
 
 @contextmanager

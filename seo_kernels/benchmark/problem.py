@@ -33,11 +33,13 @@ class Inputs:
 class Traffic:
     """What a step that computes next to nothing has to move.
 
-    ``moved``: bytes that it reads and writes at least. ``tensor``: of the tensor whose copy is the measure.
+    ``moved``: bytes that it reads and writes at least. The measure are copies among ``tensors`` tensors of
+    ``tensor`` bytes, as many as the step touches.
     """
 
     moved: int
     tensor: int
+    tensors: int
 
 
 class Problem(ABC):

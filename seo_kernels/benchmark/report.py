@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import platform
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -41,6 +42,12 @@ def environment() -> Row:
         "fma_peak_float32_gflops": fma_peak(torch.float32),
         "fma_peak_bfloat16_gflops": fma_peak(torch.bfloat16),
     }
+
+
+def machine_name() -> str:
+    """For files that hold this machine's figures: ``"amd-epyc-avx512_bf16"``."""
+    words = re.sub(r"\((R|TM)\)|\bProcessor\b|\bCPU\b|@.*", " ", _cpu_model())
+    return "-".join([*re.findall(r"[a-z0-9]+", words.lower()), str(sk.info()["cpu_capability"])])
 
 
 def describe_case(comparison: Comparison) -> Row:

@@ -169,14 +169,14 @@ def test_ratios_and_shares() -> None:
 def test_share_of_the_copy_bandwidth(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
 
-    def bandwidth(size: int) -> float:
-        sizes.append(size)
+    def bandwidth(size: int, tensors: int) -> float:
+        sizes.append((size, tensors))
         return 10.0
 
     monkeypatch.setattr(comparison, "copy_bandwidth", bandwidth)
     problem = ActivationProblem(1000, 1000, "gelu")
     ours, peer, _ = comparison.evaluate(contenders(problem), TIMINGS)
-    assert set(sizes) == {4_000_000}
+    assert set(sizes) == {(4_000_000, 4)}
     assert (ours.gflops, ours.share_of_peak, ours.copy_bandwidth) == (None, None, 10.0)
     assert ours.share_of_copy == pytest.approx(5 * 4e6 / 0.002 / 10e9)
     assert peer.share_of_copy == pytest.approx(5 * 4e6 / 0.005 / 10e9)

@@ -53,4 +53,4 @@ def test_fma_peak_is_positive() -> None:
 
 
 def test_copy_bandwidth_is_positive() -> None:
-    assert measuring.copy_bandwidth(1000) > 0
+    assert measuring.copy_bandwidth(1000, 5) > 0
