@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from seo_kernels import patterns
-from seo_kernels.diagnostics.gradient_cases import CheckedOp, Feature, Problem, Size
+from seo_kernels.diagnostics.checked_op import CheckedOp, Feature, Problem, Size
 from seo_kernels.patterns import Pattern
 from seo_kernels.relative import RelativePosition
 

@@ -1,49 +1,11 @@
-"""What the gradient verification runs: ops, and the features of each. A new op is added to ``ops()``."""
+"""Every op that the gradient verification runs. A new one is added to ``ops()``."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
-
-from torch import Tensor
-
-Size = Literal["tiny", "odd"]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Values and a call: ``call(function, inputs)`` applies the op (or its reference) to them."""
-
-    inputs: Mapping[str, Tensor]  # float64; each gets a gradient
-    call: Callable[[Callable[..., Any], Mapping[str, Tensor]], tuple[Tensor, ...]]
-
-
-@dataclass(frozen=True)
-class Feature:
-    """One combination of an op's arguments.
-
-    ``problem("tiny", device)`` suits finite differences, ``problem("odd", device)`` spans several tiles.
-    Inputs named in ``wide`` stay float32 where the others have 16 bits, as parameters do under autocast.
-    """
-
-    name: str
-    problem: Callable[[Size, str], Problem]
-    wide: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class CheckedOp:
-    """An op, the reference it is held against, and the features to verify."""
-
-    name: str
-    function: Callable[..., Any]
-    reference: Callable[..., Any]
-    features: tuple[Feature, ...]
+from seo_kernels.diagnostics import activation_cases, attention_cases, linear_cases, loss_cases
+from seo_kernels.diagnostics.checked_op import CheckedOp
 
 
 def ops() -> dict[str, CheckedOp]:
     """Every op of the library by name."""
-    from seo_kernels.diagnostics import activation_cases, attention_cases, linear_cases, loss_cases
-
     checked = (
         attention_cases.op(),
         *activation_cases.ops(),

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seo_kernels.diagnostics.gradient_cases import CheckedOp, Feature, Problem
+from seo_kernels.diagnostics.checked_op import CheckedOp, Feature, Problem
 
 DTYPES: dict[str, torch.dtype] = {
     "float64": torch.float64,

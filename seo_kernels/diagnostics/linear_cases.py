@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seo_kernels.diagnostics.gradient_cases import CheckedOp, Feature, Problem, Size
+from seo_kernels.diagnostics.checked_op import CheckedOp, Feature, Problem, Size
 from seo_kernels.ops.checks import ACTIVATIONS
 
 DROPOUT_SEED = 7

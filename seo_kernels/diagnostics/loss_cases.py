@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seo_kernels.diagnostics.gradient_cases import CheckedOp, Feature, Problem, Size
+from seo_kernels.diagnostics.checked_op import CheckedOp, Feature, Problem, Size
 
 IGNORED = -100
 

@@ -16,6 +16,7 @@ from seo_kernels import _library
 from seo_kernels.cli.app import main
 from seo_kernels.diagnostics import gradient_cases
 from seo_kernels.diagnostics.attention_cases import op as attention_op
+from seo_kernels.diagnostics.checked_op import CheckedOp
 
 FEATURES = ("local", "shared relative key and value, local")
 
@@ -24,11 +25,11 @@ FEATURES = ("local", "shared relative key and value, local")
 def few_features(monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole verification is a step of the continuous integration; here a few features stand for all."""
 
-    def ops() -> dict[str, gradient_cases.CheckedOp]:
+    def ops() -> dict[str, CheckedOp]:
         full = attention_op()
         kept = tuple(feature for feature in full.features if feature.name in FEATURES)
         assert len(kept) == len(FEATURES)
-        return {"attention": gradient_cases.CheckedOp("attention", full.function, full.reference, kept)}
+        return {"attention": CheckedOp("attention", full.function, full.reference, kept)}
 
     monkeypatch.setattr(gradient_cases, "ops", ops)
 
