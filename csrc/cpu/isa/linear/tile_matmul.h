@@ -121,7 +121,7 @@ class Matmul<BFloat16Engine> {
   using Acc = float;
   using Operand = uint32_t;
   static constexpr int64_t kColumns = kTileColumns;
-  static constexpr int64_t kRows = 256;
+  static constexpr int64_t kRows = 384;
 
   Matmul(const MatrixView& a, const Panels<E>& b)
       : b_(b),
