@@ -9,8 +9,8 @@
 
 namespace seo_kernels {
 
-// Shares of rows begin at a multiple: whole row blocks of the micro-kernels, whole Philox counters.
-constexpr int64_t kRowStep = 12;
+// Shares of rows begin at a multiple: whole tiles, whole Philox counters.
+constexpr int64_t kRowStep = 16;
 
 // How a product (rows, columns) is divided: contiguous ranges of rows that share packed panels, or, for few rows,
 // ranges of panels that each slot packs for itself.

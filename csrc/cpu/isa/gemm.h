@@ -48,6 +48,15 @@ struct BFloat16Engine {
 };
 #endif
 
+// Whether an engine's products of matrices run on tile registers.
+template <class E>
+constexpr bool kOnTiles =
+#if defined(SK_ISA_AMX_BF16)
+    E::kPack == 2;
+#else
+    false;
+#endif
+
 constexpr int kRowBlock = 6;
 
 // How A lies in memory: element (row, inner) at row * ld + inner, or, transposed, at inner * ld + row.

@@ -115,7 +115,7 @@ inline void tile_product(int64_t rows, int64_t vectors, int64_t inner, const uin
   const auto pass = [&](int64_t steps, int64_t operands) {
     for (int64_t row = 0; row < rows; row += 2 * kTileRows) {
       const int64_t upper = std::min(kTileRows, rows - row), lower = std::min(kTileRows, rows - row - upper);
-      TileSession::use(upper, lower, operands);
+      TileSession::use(upper, lower > 0 ? lower : kTileRows, operands);
       const auto block = [&]<int MT, int NT>(int64_t vector) {
         tile_block<MT, NT>(steps, a + row * lda, lda * kBytes, b + vector * b_beside, b_row * kBytes,
                            kTileOperands * b_row, b_beside, c + row * ldc + vector * 16, ldc, accumulate);

@@ -30,25 +30,26 @@ class LoraBackward {
         projection_(panels_of<E>(p.down), one_up_, rank_),
         grad_a_(part(p.grad_lora_a, share.slot * rank_ * columns_), rank_, columns_),
         grad_b_(part(p.grad_lora_b, share.slot * rank_ * p.a.columns), rank_, p.a.columns),
-        scaled_(grad_b_ ? kBlockRows * rank_ : 0),
-        kept_(p.dropout, kBlockRows, columns_),
+        scaled_(grad_b_ ? Matmul<E>::kRows * rank_ : 0),
+        kept_(p.dropout, Matmul<E>::kRows, columns_),
         dropped_ld_(round_up(columns_, kLanes<Acc> * E::kPack)),
-        dropped_(p.dropout.any && grad_a_ ? kBlockRows * dropped_ld_ : 0),
-        input_(p.input, p.dropout.any && grad_a_ ? kBlockRows : 0, operand_count<E>(columns_)),
-        raised_(p.dropout.any ? kBlockRows * Panels<E>::kColumns : 0),
+        dropped_(p.dropout.any && grad_a_ ? Matmul<E>::kRows * dropped_ld_ : 0),
+        input_(p.input, p.dropout.any && grad_a_ ? Matmul<E>::kRows : 0, operand_count<E>(columns_)),
+        raised_(p.dropout.any ? Matmul<E>::kRows * Panels<E>::kColumns : 0),
         write_(p) {}
 
   void run() {
     const auto on_rows = [&](int64_t row, int64_t rows, Range operands, const Operand* a, int64_t lda) {
+      block_row_ = row;
       this->on_rows(row, rows, operands, a, lda);
     };
     const auto finish = [&](int64_t row, int64_t rows, int64_t column, int64_t columns, Acc* values, int64_t ld) {
-      this->add_low_rank(rows, column, columns, values, ld);
+      this->add_low_rank(row - block_row_, rows, column, columns, values, ld);
       write_(row, rows, column, columns, values, ld);
     };
     if (share_.packed) return product_.run(share_.rows, share_.panels, on_rows, finish);
-    for (int64_t row = share_.rows.begin; row < share_.rows.end; row += kBlockRows) {
-      const Range rows{row, std::min(row + kBlockRows, share_.rows.end)};
+    for (int64_t row = share_.rows.begin; row < share_.rows.end; row += Matmul<E>::kRows) {
+      const Range rows{row, std::min(row + Matmul<E>::kRows, share_.rows.end)};
       for (int64_t panel = share_.panels.begin; panel < share_.panels.end; ++panel) {
         one_base_.pack(p_.b.matrix, {panel, panel + 1});
         one_up_.pack(p_.up.matrix, {panel, panel + 1});
@@ -100,14 +101,14 @@ class LoraBackward {
     return {dropped_.get(), element, rows.size(), columns_, dropped_ld_, 1};
   }
 
-  void add_low_rank(int64_t rows, int64_t column, int64_t columns, Acc* values, int64_t ld) {
+  void add_low_rank(int64_t first, int64_t rows, int64_t column, int64_t columns, Acc* values, int64_t ld) {
     const int64_t panel = column / Panels<E>::kColumns;
-    if (!p_.dropout.any) return projection_.multiply_up(rows, panel, values, ld, true);
-    projection_.multiply_up(rows, panel, raised_.get(), Panels<E>::kColumns, false);
+    if (!p_.dropout.any) return projection_.multiply_up({first, first + rows}, panel, values, ld, true);
+    projection_.multiply_up({first, first + rows}, panel, raised_.get(), Panels<E>::kColumns, false);
     for (int64_t r = 0; r < rows; ++r) {
       const Acc* raised = raised_.get() + r * Panels<E>::kColumns;
       for (int64_t n = 0; n < columns; n += kLanes<Acc>) {
-        const Mask<Acc> kept = bits_to_mask<Acc>(kept_.lanes<Acc>(r, column + n));
+        const Mask<Acc> kept = bits_to_mask<Acc>(kept_.lanes<Acc>(first + r, column + n));
         Acc* to = values + r * ld + n;
         store(to, load(to) + (kept ? load(raised + n) : Vec<Acc>{}));
       }
@@ -120,6 +121,7 @@ class LoraBackward {
   Panels<E> base_, up_, one_base_, one_up_;
   Matmul<E> product_;
   Projection<E> projection_;
+  int64_t block_row_ = 0;  // the first of what is projected
   FactorGradient<E> grad_a_, grad_b_;
   Scratch<Acc> scaled_;  // scaling * projected (rows, rank)
   KeptEntries kept_;

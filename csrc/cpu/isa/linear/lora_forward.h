@@ -24,23 +24,25 @@ class LoraForward {
         one_up_(share.packed ? up_ : up_.one_at_a_time(share.slot)),
         product_(p.a, one_base_),
         projection_(panels_of<E>(p.down), one_up_, p.up.matrix.rows),
-        kept_(p.dropout, kBlockRows, p.a.columns),
+        kept_(p.dropout, Matmul<E>::kRows, p.a.columns),
         dropped_ld_(round_up(product_.pass_operands(), kLanes<Acc>)),
-        dropped_(p.dropout.any ? kBlockRows * dropped_ld_ : 0),
+        dropped_(p.dropout.any ? Matmul<E>::kRows * dropped_ld_ : 0),
         write_(p) {}
 
   void run() {
     const auto project = [&](int64_t row, int64_t rows, Range operands, const Operand* a, int64_t lda) {
+      block_row_ = row;
       this->project(row, rows, operands, a, lda);
     };
     const auto finish = [&](int64_t row, int64_t rows, int64_t column, int64_t columns, Acc* values, int64_t ld) {
-      projection_.multiply_up(rows, column / Panels<E>::kColumns, values, ld, true);
+      const int64_t first = row - block_row_;
+      projection_.multiply_up({first, first + rows}, column / Panels<E>::kColumns, values, ld, true);
       write_(row, rows, column, columns, values, ld);
     };
     if (share_.packed) return product_.run(share_.rows, share_.panels, project, finish);
     // few rows: one block of them, projected once, against one panel after the other
-    for (int64_t row = share_.rows.begin; row < share_.rows.end; row += kBlockRows) {
-      const Range rows{row, std::min(row + kBlockRows, share_.rows.end)};
+    for (int64_t row = share_.rows.begin; row < share_.rows.end; row += Matmul<E>::kRows) {
+      const Range rows{row, std::min(row + Matmul<E>::kRows, share_.rows.end)};
       for (int64_t panel = share_.panels.begin; panel < share_.panels.end; ++panel) {
         one_base_.pack(p_.b.matrix, {panel, panel + 1});
         one_up_.pack(p_.up.matrix, {panel, panel + 1});
@@ -86,6 +88,7 @@ class LoraForward {
   Panels<E> base_, up_, one_base_, one_up_;
   Matmul<E> product_;
   Projection<E> projection_;
+  int64_t block_row_ = 0;  // the first of what is projected
   KeptEntries kept_;
   int64_t dropped_ld_;
   Scratch<Operand> dropped_;

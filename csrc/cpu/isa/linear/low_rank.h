@@ -3,7 +3,7 @@
 #pragma once
 
 #include "cpu/isa/linear/dropped_rows.h"
-#include "cpu/isa/linear/matmul.h"
+#include "cpu/isa/linear/tile_matmul.h"
 
 namespace seo_kernels::cpu {
 namespace {
@@ -21,9 +21,10 @@ class Projection {
         up_(up),
         rank_(rank),
         ld_(round_up(rank, kLanes<Acc> * E::kPack)),
-        sums_(kBlockRows * ld_),
-        scaled_(kBlockRows * ld_),
-        operands_(E::kPack > 1 ? kBlockRows * ld_ : 0) {}
+        up_operands_(kOnTiles<E> ? round_up(up.operands(), kLanes<Acc>) : up.operands()),
+        sums_(Matmul<E>::kRows * ld_),
+        scaled_(Matmul<E>::kRows * ld_),
+        operands_(E::kPack > 1 ? Matmul<E>::kRows * ld_ : 0) {}
 
   // Adds a[:, operands] times the same operands of the down matrix; the first part begins anew.
   void add(int64_t rows, Range operands, const Operand* a, int64_t lda) {
@@ -48,10 +49,10 @@ class Projection {
     left_ = operand_rows<E>(scaled_.get(), ld_, rows, ld_, operands_.get(), ld_);
   }
 
-  // values (rows, ld) = or += scaled sums times a panel of the up matrix
-  void multiply_up(int64_t rows, int64_t panel, Acc* values, int64_t ld, bool accumulate) const {
-    gemm<E, Lay::kRows>(rows, up_.vectors(panel), up_.operands(), left_, ld_, up_.at(panel), up_.ld(), values, ld,
-                        accumulate);
+  // values (rows.size(), ld) = or += these rows of the scaled sums times a panel of the up matrix
+  void multiply_up(Range rows, int64_t panel, Acc* values, int64_t ld, bool accumulate) const {
+    gemm<E, Lay::kRows>(rows.size(), up_.vectors(panel), up_operands_, left_ + rows.begin * ld_, ld_, up_.at(panel),
+                        up_.ld(), values, ld, accumulate);
   }
 
   // (rows, rank) with row stride ld()
@@ -62,6 +63,7 @@ class Projection {
  private:
   Panels<E> down_, up_;
   int64_t rank_, ld_;
+  int64_t up_operands_;  // on tile registers whole tiles: both sides end in zeros
   Scratch<Acc> sums_, scaled_;
   Scratch<Operand> operands_;
   const Operand* left_ = nullptr;
@@ -79,9 +81,9 @@ class FactorGradient {
       : to_(static_cast<Acc*>(to)),
         rank_(rank),
         columns_(columns),
-        left_ld_(round_up(operand_count<E>(kBlockRows), kLanes<Acc>)),
+        left_ld_(round_up(operand_count<E>(Matmul<E>::kRows), kLanes<Acc>)),
         left_(to ? round_up(rank, kLanes<Acc>) * left_ld_ : 0),
-        right_(to ? Panels<E>::size(kBlockRows, Panels<E>::kColumns) : 0),
+        right_(to ? Panels<E>::size(Matmul<E>::kRows, Panels<E>::kColumns) : 0),
         last_(to ? rank * Panels<E>::kColumns : 0) {}
 
   explicit operator bool() const { return to_ != nullptr; }

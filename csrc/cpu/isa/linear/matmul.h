@@ -65,6 +65,7 @@ class Matmul {
   using Acc = typename E::Acc;
   using Operand = typename E::Operand;
   static constexpr int64_t kColumns = kPanelColumns<E>;
+  static constexpr int64_t kRows = kBlockRows;  // at most, between one call of on_rows and the next
 
   // a (rows, inner); b (inner, columns), packed before run()
   Matmul(const MatrixView& a, const Panels<E>& b, int64_t block_rows = kBlockRows)

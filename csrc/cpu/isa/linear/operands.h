@@ -11,9 +11,9 @@
 namespace seo_kernels::cpu {
 namespace {
 
-// Columns of a packed panel.
+// Columns of a packed panel: on tile registers two tiles side by side.
 template <class E>
-constexpr int64_t kPanelColumns = kMaxColumnVectors * kLanes<typename E::Acc>;
+constexpr int64_t kPanelColumns = (kOnTiles<E> ? 2 : kMaxColumnVectors) * kLanes<typename E::Acc>;
 
 template <class E>
 inline int64_t operand_count(int64_t inner) {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cpu/isa/activation/vector_activation.h"
-#include "cpu/isa/linear/matmul.h"
+#include "cpu/isa/linear/tile_matmul.h"
 
 namespace seo_kernels::cpu {
 namespace {
