@@ -42,6 +42,16 @@ inline __attribute__((always_inline)) Block<Acc> map_blocks(F f, const Blocks&..
   return result;
 }
 
+template <class Acc>
+inline __attribute__((always_inline)) Block<Acc> sum_of(const Block<Acc>& a, const Block<Acc>& b) {
+  return map_blocks<Acc>([](Vec<Acc> x, Vec<Acc> y) __attribute__((always_inline)) { return x + y; }, a, b);
+}
+
+template <class Acc>
+inline __attribute__((always_inline)) Block<Acc> product_of(const Block<Acc>& a, const Block<Acc>& b) {
+  return map_blocks<Acc>([](Vec<Acc> x, Vec<Acc> y) __attribute__((always_inline)) { return x * y; }, a, b);
+}
+
 #if defined(SK_ISA_AVX512_BF16)
 // By the conversion instruction, which flushes denormals: false where there are any.
 template <class Acc>
