@@ -31,7 +31,7 @@ int64_t bytes_beyond_caches() {
 #endif
   if (own <= 0) own = int64_t{1} << 20;
   if (last <= 0) last = int64_t{32} << 20;
-  return std::min(2 * last, 4 * own * static_cast<int64_t>(torch::stable::get_num_threads()));
+  return std::min(2 * last, 3 * own * static_cast<int64_t>(torch::stable::get_num_threads()));
 }
 
 bool aligned(const cpu::MatrixView& view) {
