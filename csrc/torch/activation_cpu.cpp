@@ -20,13 +20,18 @@ int64_t activation_slots(int64_t entries, int64_t rows) {
   return std::min<int64_t>(torch::stable::get_num_threads(), rows);
 }
 
-// Bytes of the last-level cache.
-int64_t cache_bytes() {
+// Bytes of results beyond which little of them stays in the caches. A last-level cache may be shared with much else,
+// other machines included, so it counts up to some times the threads' own caches.
+int64_t bytes_beyond_caches() {
+  int64_t own = 0, last = 0;  // where the system does not tell, the usual
 #if defined(_SC_LEVEL3_CACHE_SIZE)
-  static const int64_t bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
-  if (bytes > 0) return bytes;
+  static const int64_t level2 = sysconf(_SC_LEVEL2_CACHE_SIZE), level3 = sysconf(_SC_LEVEL3_CACHE_SIZE);
+  own = level2;
+  last = level3;
 #endif
-  return int64_t{32} << 20;
+  if (own <= 0) own = int64_t{1} << 20;
+  if (last <= 0) last = int64_t{32} << 20;
+  return std::min(2 * last, 3 * own * static_cast<int64_t>(torch::stable::get_num_threads()));
 }
 
 bool aligned(const cpu::MatrixView& view) {
@@ -35,7 +40,7 @@ bool aligned(const cpu::MatrixView& view) {
          (view.rows == 1 || view.row_stride * cpu::element_size(view.dtype) % kLine == 0);
 }
 
-// Whether results go past the caches: they are much larger, and lie as streaming stores want them.
+// Whether results go past the caches: they are larger, and lie as streaming stores want them.
 bool streams(std::initializer_list<cpu::MatrixView> results) {
   int64_t bytes = 0;
   for (const cpu::MatrixView& view : results) {
@@ -43,7 +48,7 @@ bool streams(std::initializer_list<cpu::MatrixView> results) {
     if (!aligned(view)) return false;
     bytes += view.rows * view.columns * cpu::element_size(view.dtype);
   }
-  return bytes >= 2 * cache_bytes();
+  return bytes >= bytes_beyond_caches();
 }
 
 // (..., n) as rows of n neighbours; a tensor without dimensions is a row of one.

@@ -138,6 +138,30 @@ def test_sizes(name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     op_contract.check_error(function, reference, inputs(*shape), dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_results_larger_than_the_caches(dtype: torch.dtype) -> None:
+    """They are written past the caches, to the same bits as the rows one by one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # the fewer threads, the less their caches hold
+    try:
+        rows, columns = 3100, 8192 // dtype.itemsize  # 25 MB
+        input, up, gradient = (torch.randn(rows, columns).to(dtype) for _ in range(3))
+        some = [0, rows // 2, rows - 1]
+        for function in (
+            lambda a, b: sk.bias_act(a, b[0], "gelu"),
+            lambda a, b: sk.gated_act(a, "silu", up=b),
+        ):
+            found = []
+            for at in (slice(None), some):
+                own = input[at].clone().requires_grad_()
+                out = function(own, up[at])
+                found.append((out, *torch.autograd.grad(out, own, gradient[at])))
+            for whole, few in zip(*found, strict=True):
+                assert torch.equal(whole[some], few)
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_error(activation: str, dtype: torch.dtype) -> None:

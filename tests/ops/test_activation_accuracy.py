@@ -126,7 +126,8 @@ def test_infinite_and_nan(activation: str, dtype: torch.dtype) -> None:
 def test_every_instruction_set(capability: str) -> None:
     """Accuracy, layouts and sizes once more on what older machines have."""
     files = [TESTS / "ops" / name for name in ("test_activation_accuracy.py", "test_activation.py")]
-    chosen = "(float or narrow or infinite or sizes or layouts or repeatable) and not instruction_set"
+    properties = ("float", "narrow", "infinite", "neighbours", "sizes", "layouts", "repeatable")
+    chosen = f"({' or '.join(properties)}) and not instruction_set"
     done = subprocess.run(
         [
             sys.executable,
@@ -154,6 +155,19 @@ def test_reference_at_infinity_in_second_order(activation: str) -> None:
     (first,) = torch.autograd.grad(sk.bias_act(x, None, activation).sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), x)
     assert second.tolist() == [0.0] * 4
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_whatever_the_neighbours(activation: str, dtype: torch.dtype) -> None:
+    """Ordinary entries come out the same beside large ones and NaN, which are computed otherwise."""
+    x = torch.linspace(-4.4, 4.4, 1027).to(dtype)
+    mixed = x.clone()
+    mixed[1::3], mixed[2::3] = 50.0, torch.nan
+    for among_large, ordinary in zip(
+        value_and_derivative(mixed, activation), value_and_derivative(x, activation), strict=True
+    ):
+        assert torch.equal(among_large[::3], ordinary[::3])
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -2,7 +2,7 @@
 #if !defined(__clang__)
 #pragma GCC optimize("schedule-insns")
 #endif
-#include "cpu/isa/activation/row_blocks.h"
+#include "cpu/isa/activation/block_activation.h"
 #include "cpu/isa/entry.h"
 #include "cpu/isa/scratch.h"
 
@@ -12,24 +12,16 @@ namespace {
 // Rows whose bias gradients are summed in acc before they are added to the sum in double.
 constexpr int64_t kSummedRows = 32;
 
-template <class Acc>
-inline __attribute__((always_inline)) Block<Acc> sum_of(const Block<Acc>& a, const Block<Acc>& b) {
-  return map_blocks<Acc>([](Vec<Acc> x, Vec<Acc> y) __attribute__((always_inline)) { return x + y; }, a, b);
-}
-
 template <class V>
 void forward_rows(const BiasActForwardParams& p, Range rows) {
   using Acc = typename V::Acc;
   using S = typename V::S;
   const Acc* bias = static_cast<const Acc*>(p.bias);
-  const Acc slope = static_cast<Acc>(p.negative_slope);
+  const BlockActivation<V> activation(p.negative_slope);
   const auto block = [&](const auto& in, const auto& out, int64_t column) __attribute__((always_inline)) {
     Block<Acc> x = load_block<Acc>(in[0]);
     if (bias) x = sum_of<Acc>(x, load_block<Acc>(bias + column));
-    const auto value = [&](Vec<Acc> v) __attribute__((always_inline)) {
-      return jet<V::kActivation, typename V::A>(v, slope).value;
-    };
-    put_block<S>(out[0], map_blocks<Acc>(value, x), p.stream);
+    put_block<S>(out[0], activation.template operator()<Wanted::kValue>(x).value, p.stream);
   };
   for (int64_t row = rows.begin; row < rows.end; ++row) {
     for_blocks<Acc, S, 1, 1>({row_of<S>(p.input, row)}, {row_of<S>(p.out, row)}, columns_of_row(p, p.input, row),
@@ -49,7 +41,7 @@ void backward_rows(const BiasActBackwardParams& p, Range rows, int64_t slot) {
   using Acc = typename V::Acc;
   using S = typename V::S;
   const Acc* bias = static_cast<const Acc*>(p.bias);
-  const Acc slope = static_cast<Acc>(p.negative_slope);
+  const BlockActivation<V> activation(p.negative_slope);
   const int64_t width = p.input.columns + kActivationPadding;
   double* totals = p.grad_bias ? p.grad_bias + slot * width : nullptr;
   const Scratch<Acc> memory(totals ? width : 0);
@@ -58,10 +50,8 @@ void backward_rows(const BiasActBackwardParams& p, Range rows, int64_t slot) {
   const auto block = [&](const auto& in, const auto& out, int64_t column) __attribute__((always_inline)) {
     Block<Acc> x = load_block<Acc>(in[0]);
     if (bias) x = sum_of<Acc>(x, load_block<Acc>(bias + column));
-    const auto chain = [&](Vec<Acc> v, Vec<Acc> gradient) __attribute__((always_inline)) {
-      return jet<V::kActivation, typename V::A>(v, slope).first * gradient;
-    };
-    const Block<Acc> gradient = map_blocks<Acc>(chain, x, load_block<Acc>(in[1]));
+    const Block<Acc> first = activation.template operator()<Wanted::kFirst>(x).first;
+    const Block<Acc> gradient = product_of<Acc>(first, load_block<Acc>(in[1]));
     if (out[0]) put_block<S>(out[0], gradient, p.stream);
     if (sums) store_block<Acc>(sums + column, sum_of<Acc>(load_block<Acc>(sums + column), gradient));
   };

@@ -2,7 +2,7 @@
 #if !defined(__clang__)
 #pragma GCC optimize("schedule-insns")
 #endif
-#include "cpu/isa/activation/row_blocks.h"
+#include "cpu/isa/activation/block_activation.h"
 #include "cpu/isa/entry.h"
 
 namespace seo_kernels::cpu {
@@ -12,12 +12,10 @@ template <class V>
 void forward_rows(const GatedActForwardParams& p, Range rows) {
   using Acc = typename V::Acc;
   using S = typename V::S;
-  const Acc slope = static_cast<Acc>(p.negative_slope);
+  const BlockActivation<V> activation(p.negative_slope);
   const auto block = [&](const auto& in, const auto& out, int64_t) __attribute__((always_inline)) {
-    const auto value = [&](Vec<Acc> gate, Vec<Acc> up) __attribute__((always_inline)) {
-      return jet<V::kActivation, typename V::A>(gate, slope).value * up;
-    };
-    put_block<S>(out[0], map_blocks<Acc>(value, load_block<Acc>(in[0]), load_block<Acc>(in[1])), p.stream);
+    const Block<Acc> value = activation.template operator()<Wanted::kValue>(load_block<Acc>(in[0])).value;
+    put_block<S>(out[0], product_of<Acc>(value, load_block<Acc>(in[1])), p.stream);
   };
   for (int64_t row = rows.begin; row < rows.end; ++row) {
     for_blocks<Acc, S, 2, 1>({row_of<S>(p.gate, row), row_of<S>(p.up, row)}, {row_of<S>(p.out, row)},
@@ -30,16 +28,12 @@ template <class V>
 void backward_rows(const GatedActBackwardParams& p, Range rows) {
   using Acc = typename V::Acc;
   using S = typename V::S;
-  const Acc slope = static_cast<Acc>(p.negative_slope);
+  const BlockActivation<V> activation(p.negative_slope);
   const auto block = [&](const auto& in, const auto& out, int64_t) __attribute__((always_inline)) {
-    const Block<Acc> gate = load_block<Acc>(in[0]), up = load_block<Acc>(in[1]), grad_out = load_block<Acc>(in[2]);
-    Block<Acc> grad_gate, grad_up;
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors<Acc>; ++v) {
-      const auto both = jet<V::kActivation, typename V::A>(gate.vector[v], slope);
-      grad_gate.vector[v] = both.first * (grad_out.vector[v] * up.vector[v]);
-      grad_up.vector[v] = both.value * grad_out.vector[v];
-    }
+    const Block<Acc> grad_out = load_block<Acc>(in[2]);
+    const BlockJet<Acc> act = activation.template operator()<Wanted::kBoth>(load_block<Acc>(in[0]));
+    const Block<Acc> grad_gate = product_of<Acc>(act.first, product_of<Acc>(grad_out, load_block<Acc>(in[1])));
+    const Block<Acc> grad_up = product_of<Acc>(act.value, grad_out);
     if (out[0]) put_block<S>(out[0], grad_gate, p.stream);
     if (out[1]) put_block<S>(out[1], grad_up, p.stream);
   };

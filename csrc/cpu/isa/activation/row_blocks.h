@@ -42,6 +42,16 @@ inline __attribute__((always_inline)) Block<Acc> map_blocks(F f, const Blocks&..
   return result;
 }
 
+template <class Acc>
+inline __attribute__((always_inline)) Block<Acc> sum_of(const Block<Acc>& a, const Block<Acc>& b) {
+  return map_blocks<Acc>([](Vec<Acc> x, Vec<Acc> y) __attribute__((always_inline)) { return x + y; }, a, b);
+}
+
+template <class Acc>
+inline __attribute__((always_inline)) Block<Acc> product_of(const Block<Acc>& a, const Block<Acc>& b) {
+  return map_blocks<Acc>([](Vec<Acc> x, Vec<Acc> y) __attribute__((always_inline)) { return x * y; }, a, b);
+}
+
 #if defined(SK_ISA_AVX512_BF16)
 // By the conversion instruction, which flushes denormals: false where there are any.
 template <class Acc>
@@ -109,6 +119,16 @@ inline S* row_of(const MatrixView& matrix, int64_t row) {
   return matrix ? static_cast<S*>(matrix.data) + row * matrix.row_stride : nullptr;
 }
 
+// Asks for what a block reads, a few blocks ahead: the processor itself stops at the end of a page. What lies past the
+// end of a tensor does no harm.
+template <class Acc, class S>
+inline __attribute__((always_inline)) void prefetch_block(const S* from) {
+  constexpr int64_t kAhead = 1024, kLine = 64;  // bytes
+  for (int64_t at = 0; at < kBlock<Acc> * static_cast<int64_t>(sizeof(S)); at += kLine) {
+    __builtin_prefetch(reinterpret_cast<const char*>(from) + kAhead + at);
+  }
+}
+
 // Calls block(in, out, column) for the blocks of a row; a last, partial one works on copies, padded with zeros.
 // `in` and `out` point to the block; an output may be null.
 template <class Acc, class S, size_t Inputs, size_t Outputs, class F>
@@ -116,6 +136,7 @@ inline __attribute__((always_inline)) void for_blocks(std::array<const S*, Input
                                                       int64_t columns, F block) {
   int64_t column = 0;
   for (; column + kBlock<Acc> <= columns; column += kBlock<Acc>) {
+    for (const S* from : in) prefetch_block<Acc>(from);
     block(in, out, column);
     for (const S*& from : in) from += kBlock<Acc>;
     for (S*& to : out) to = to ? to + kBlock<Acc> : nullptr;

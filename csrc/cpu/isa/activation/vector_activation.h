@@ -29,6 +29,16 @@ struct VectorArithmetic {
 #endif
   }
 
+  // The larger; b where either is NaN or they are equal.
+  static inline __attribute__((always_inline)) Value larger(Value a, Value b) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) return (Value)_mm512_max_ps((__m512)a, (__m512)b);
+    if constexpr (sizeof(T) == 8) return (Value)_mm512_max_pd((__m512d)a, (__m512d)b);
+#else
+    return a > b ? a : b;
+#endif
+  }
+
   static inline __attribute__((always_inline)) Value product_error(Value a, Value b, Value product) {
 #if defined(__AVX512F__)
     if constexpr (sizeof(T) == 4) return (Value)_mm512_fmsub_ps((__m512)a, (__m512)b, (__m512)product);
