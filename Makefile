@@ -4,6 +4,7 @@
 #   make test-all   the slow tests too
 #   make lint       ruff, mypy, clang-format         make format   apply what can be applied
 #   make bench      the figures, some minutes        make build    compile, install into .venv
+#   make cuda       the GPU's kernels, by nvcc; no GPU is needed
 #   make clean      remove what was built; .venv stays
 # PYTHON names the interpreter that .venv is made from; PIP_ARGS goes to pip (an index with CPU-only builds of torch, say).
 
@@ -17,8 +18,10 @@ CPP = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*
 export SEO_KERNELS_REQUIRE_NATIVE := 1
 # glibc fills fresh memory with 0xFE bytes (-1.7e38 as a float): what reads it uninitialised is found
 test test-all: export MALLOC_PERTURB_ := 1
+# the GPU's kernels, run by the host under sanitizers
+test test-all: export SEO_KERNELS_HOST_KERNELS := 1
 
-.PHONY: demo test test-all lint format bench build clean
+.PHONY: demo test test-all lint format bench build cuda clean
 
 demo: build
 	$(PY) -m seo_kernels demo
@@ -44,6 +47,9 @@ format: .venv/.installed
 	$(PY) -m ruff check --fix --exit-zero
 	$(PY) -m ruff format
 	.venv/bin/clang-format -i $(CPP)
+
+cuda: .venv/.installed
+	$(PY) csrc/cuda/build.py
 
 # ninja compiles what changed
 build: .venv/.installed

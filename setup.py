@@ -1,10 +1,13 @@
 """Builds the native libraries of seo_kernels; what the package is stands in pyproject.toml.
 
-Three kinds of shared objects come out. The package works without them (the plain-torch reference serves):
+These shared objects come out. The package works without them (the plain-torch reference serves):
 
 - ``seo_kernels/lib/libseo_kernels_cpu.so``: schemas, checks and dispatch, on the LibTorch stable ABI;
 - ``seo_kernels/lib/libseo_kernels_cpu_<isa>.so``: the same sources for each instruction set, no torch;
-- ``seo_kernels/_C``: pybind11, the only one that is tied to a Python version; optional.
+- ``seo_kernels/_C``: pybind11, the only one that is tied to a Python version; optional;
+- ``seo_kernels/lib/libseo_kernels_host.so``, for the tests: the GPU's kernels run by the host, with sanitizers.
+
+``csrc/cuda/build.py`` builds ``libseo_kernels_cuda.so``.
 
 Environment:
     CXX                           the compiler
@@ -12,6 +15,7 @@ Environment:
     SEO_KERNELS_TORCH             the site-packages folder of the torch to build against
     SEO_KERNELS_REQUIRE_NATIVE=1  a native build that fails is an error, as for `setup.py build_ext`
     SEO_KERNELS_WHEEL=1           build a wheel for every Python 3: without _C
+    SEO_KERNELS_HOST_KERNELS=1    build libseo_kernels_host.so as well
 """
 
 from __future__ import annotations
@@ -34,6 +38,8 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 LIBRARIES = "seo_kernels.lib"
+HOST_LIBRARY = "libseo_kernels_host"
+BUILT_ELSEWHERE = {f"{HOST_LIBRARY}.so", "libseo_kernels_cuda.so"}  # or when asked for
 FAILURE = "build_failure.txt"  # in seo_kernels/lib; seo_kernels/_library.py tells its reason
 MINIMUM_TORCH = (2, 11)
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"
@@ -55,6 +61,11 @@ AVX512_FLAGS = [
     *("-mfma", "-mf16c", "-mprefer-vector-width=512"),
 ]
 AVX512_BF16_FLAGS = [*AVX512_FLAGS, "-mavx512bf16", "-DSK_ISA_AVX512_BF16"]
+HOST_KERNEL_FLAGS = [
+    # products and sums are fused, as on a GPU
+    *("-DSK_HOST_EXECUTOR", "-O1", "-g1", "-march=native", "-Wno-unknown-pragmas"),
+    *("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+]
 INSTRUCTION_SETS = {
     "portable": ["-DSK_ISA_PORTABLE"],
     "avx2": ["-mavx2", "-mfma", "-mf16c", "-DSK_ISA_AVX2"],
@@ -175,8 +186,17 @@ def extensions(compiler: list[str], version: str) -> list[Extension]:
     ]
     for isa, flags in isas.items():
         built.append(extension(f"{LIBRARIES}.libseo_kernels_cpu_{isa}", sources("csrc/cpu/isa/**"), flags))
+    if os.environ.get("SEO_KERNELS_HOST_KERNELS") == "1":
+        files = sources("csrc/torch/cuda", "csrc/cuda/host")
+        host = extension(
+            f"{LIBRARIES}.{HOST_LIBRARY}", files, [STABLE_ABI, *torch_headers, *HOST_KERNEL_FLAGS]
+        )
+        host.libraries, host.library_dirs = ["torch_cpu"], library_paths()
+        host.extra_link_args.append("-fsanitize=address,undefined")
+        built.append(host)
     for library in built:
-        library.extra_link_args.append("-Wl,-z,defs")  # a missing definition fails here, not when loaded
+        if not library.name.endswith(HOST_LIBRARY):  # the sanitizers' own come with the process
+            library.extra_link_args.append("-Wl,-z,defs")  # a missing definition fails here, not when loaded
     if not WHEEL_FOR_EVERY_PYTHON:
         facts = {"VERSION": version, "ISAS": ",".join(isas), "COMPILER": compiler_version(compiler)}
         definitions = [f'-DSEO_KERNELS_{name}="{text}"' for name, text in facts.items()]
@@ -223,7 +243,9 @@ class BuildNative(LibraryNames):
                 (folder / FAILURE).write_text(f"{error}\n")
         expected = {Path(self.get_ext_filename(self.get_ext_fullname(e.name))).name for e in self.extensions}
         for folder in folders:
-            for left_over in (path for path in folder.glob("*.so") if path.name not in expected):
+            for left_over in (
+                path for path in folder.glob("*.so") if path.name not in expected | BUILT_ELSEWHERE
+            ):
                 left_over.unlink()
 
     def build(self) -> None:

@@ -225,7 +225,7 @@ SK_ALWAYS_INLINE Jet<typename A::Value> jet(typename A::Value x, typename A::Sca
 
 // Calls f with the activation as a compile-time constant: f(std::integral_constant<Activation, ...>).
 template <class F>
-inline decltype(auto) with_activation(Activation which, F f) {
+SK_ALWAYS_INLINE decltype(auto) with_activation(Activation which, F f) {
   const auto call = [&](auto constant) { return f(constant); };
   switch (which) {
     case Activation::kGelu:

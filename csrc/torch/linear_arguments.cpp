@@ -33,13 +33,6 @@ std::vector<int64_t> output_shape(const Tensor& input, const Tensor& weight) {
   return shape;
 }
 
-void check_wanted(const std::vector<bool>& wanted, size_t expected) {
-  if (wanted.size() != expected) {
-    throw std::invalid_argument("wanted has " + std::to_string(wanted.size()) + " entries, expected " +
-                                std::to_string(expected));
-  }
-}
-
 cpu::MatrixView rows_of(Tensor& tensor, const char* name) {
   if (tensor.stride(tensor.dim() - 1) != 1) tensor = torch::stable::contiguous(tensor);
   cpu::MatrixView view = matrix_of(tensor, name);

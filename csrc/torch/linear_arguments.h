@@ -20,9 +20,6 @@ void check_grad_out(const Tensor& grad_out, const Tensor& input, const Tensor& w
 // The shape of input with out_features last.
 std::vector<int64_t> output_shape(const Tensor& input, const Tensor& weight);
 
-// wanted: as many entries as expected
-void check_wanted(const std::vector<bool>& wanted, size_t expected);
-
 // The matrix with neighbouring columns side by side; the tensor is replaced by a contiguous copy where they are not.
 cpu::MatrixView rows_of(Tensor& tensor, const char* name);
 

@@ -69,12 +69,6 @@ inline Tensor new_gradient(const Tensor& tensor, bool wanted) {
   return make_tensor(tensor, wanted ? shape_of(tensor) : std::vector<int64_t>{0}, tensor.scalar_type());
 }
 
-inline void check_wanted(const std::vector<bool>& wanted, size_t expected) {
-  if (wanted.size() == expected) return;
-  throw std::invalid_argument("wanted has " + std::to_string(wanted.size()) + " entries, expected " +
-                              std::to_string(expected));
-}
-
 // f(begin, end) over [0, count), in parallel where an item has enough entries to be worth it.
 template <class F>
 void over_items(int64_t count, int64_t entries_each, F f) {

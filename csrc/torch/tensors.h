@@ -75,6 +75,13 @@ inline void check_shape(const Tensor& tensor, const char* name, const std::vecto
   throw std::invalid_argument(std::string(name) + " has shape " + shape_text(tensor) + ", expected " + text + ")");
 }
 
+// wanted: which gradients, as many entries as expected
+inline void check_wanted(const std::vector<bool>& wanted, size_t expected) {
+  if (wanted.size() == expected) return;
+  throw std::invalid_argument("wanted has " + std::to_string(wanted.size()) + " entries, expected " +
+                              std::to_string(expected));
+}
+
 // The tensor in the accumulation type, contiguous.
 inline Tensor as_type(const Tensor& tensor, ScalarType type) {
   const Tensor same = tensor.scalar_type() == type ? tensor : torch::stable::to(tensor, type);

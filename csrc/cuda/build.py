@@ -1,0 +1,93 @@
+"""Builds seo_kernels/lib/libseo_kernels_cuda.so wherever nvcc is: it takes no GPU and no CUDA build of torch.
+
+    python csrc/cuda/build.py
+
+Environment:
+    SEO_KERNELS_CUDA_ARCHS    compute capabilities, "75;80;86;89;90" by default; PTX of the last one is added
+    NVCC                      the compiler, by default nvcc on PATH
+    MAX_JOBS                  how many files are compiled at a time
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from torch.utils.cpp_extension import include_paths, library_paths
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = ROOT / "build" / "cuda"
+LIBRARY = ROOT / "seo_kernels" / "lib" / "libseo_kernels_cuda.so"
+ARCHITECTURES = "75;80;86;89;90"
+STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"
+# what is not in a CPU build of torch; the stub stands for the library that has it where there is a GPU
+STUB = "int aoti_torch_get_current_cuda_stream(int device, void** stream) { return 1; }\n"
+
+
+def main() -> None:
+    nvcc = os.environ.get("NVCC") or shutil.which("nvcc")
+    if not nvcc:
+        raise SystemExit("seo_kernels: no nvcc on PATH; install the CUDA toolkit, or name it in NVCC")
+    BUILD.mkdir(parents=True, exist_ok=True)
+    LIBRARY.parent.mkdir(exist_ok=True)
+    (BUILD / "stub.c").write_text(STUB)
+    (BUILD / "build.ninja").write_text(ninja_file(nvcc, architectures()))
+    ninja = shutil.which("ninja") or str(Path(sys.executable).parent / "ninja")
+    jobs = os.environ.get("MAX_JOBS", str(len(os.sched_getaffinity(0))))
+    if subprocess.run([ninja, "--quiet", "-C", str(BUILD), "-j", jobs]).returncode:
+        raise SystemExit(f"seo_kernels: {nvcc} failed, see above")
+
+
+def architectures() -> list[str]:
+    """Compute capabilities without the dot, ascending."""
+    text = os.environ.get("SEO_KERNELS_CUDA_ARCHS") or ARCHITECTURES
+    names = [name for name in re.split(r"[;, ]+", text) if name]
+    if not names or not all(re.fullmatch(r"\d{2,3}a?", name) for name in names):
+        raise SystemExit(f'seo_kernels: SEO_KERNELS_CUDA_ARCHS is {text!r}, expected as in "{ARCHITECTURES}"')
+    return sorted(names, key=lambda name: int(name.rstrip("a")))
+
+
+def ninja_file(nvcc: str, archs: list[str]) -> str:
+    """Objects of the kernels by nvcc, with what ptxas says in a .log beside; the rest by g++."""
+    code = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
+    code.append(f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}")
+    include = f"-I{ROOT / 'csrc'}"
+    torch_include = shlex.join(part for path in include_paths() for part in ("-isystem", path))
+    cuda = Path(nvcc).resolve().parent.parent
+    cudart = next((str(path) for path in cuda.rglob("libcudart_static.a")), "-lcudart_static")
+    libraries = " ".join(f"-L{path}" for path in library_paths())
+    kernels = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+    hosts = sorted((ROOT / "csrc" / "torch" / "cuda").glob("*.cpp"))
+    objects = [f"{path.stem}.o" for path in (*kernels, *hosts)]
+    lines = [
+        "rule nvcc",
+        f"  command = {nvcc} -std=c++20 -O3 --expt-relaxed-constexpr -Xcompiler -fPIC,-fvisibility=hidden "
+        f"{include} {' '.join(code)} -Xptxas -v -MD -MF $out.d -c $in -o $out > $out.log 2>&1 "
+        "|| (cat $out.log; false)",
+        "  depfile = $out.d",
+        "rule cxx",
+        f"  command = g++ -std=c++20 -O2 -fPIC -fvisibility=hidden -Wall {STABLE_ABI} {include} {torch_include} "
+        "-MMD -MF $out.d -c $in -o $out",
+        "  depfile = $out.d",
+        "rule stub",
+        "  command = gcc -shared -Wl,-soname,libtorch_cuda.so $in -o $out",
+        "rule link",
+        f"  command = g++ -shared -Wl,-z,defs -Wl,--no-as-needed $in {libraries} -ltorch_cpu {cudart} "
+        "-ldl -lrt -lpthread -o $out",
+        *(f"build {path.stem}.o: nvcc {path}" for path in kernels),
+        *(f"build {path.stem}.o: cxx {path}" for path in hosts),
+        "build libtorch_cuda.so: stub stub.c",
+        f"build {LIBRARY}: link {' '.join(objects)} libtorch_cuda.so",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(f"seo_kernels: CUDA kernels for {', '.join(architectures())}, against torch {torch.__version__}")
+    main()

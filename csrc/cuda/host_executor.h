@@ -1,0 +1,161 @@
+// The executor's host side; see executor.h.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#define SK_DEVICE
+#define SK_OUTLINED_ON_HOST __attribute__((noinline))
+
+namespace seo_kernels::cuda {
+
+using Stream = void*;
+
+// Which thread of the block runs, and how many barriers it has passed.
+struct HostThread {
+  static constexpr int kNobody = -1;
+  int thread = kNobody;
+  int64_t epoch = 0;
+
+  static HostThread& current() {
+    static thread_local HostThread state;
+    return state;
+  }
+};
+
+// Entries that know who touched them since the last barrier.
+template <class T, int N>
+class SharedArray {
+ public:
+  class Reference {
+   public:
+    Reference(SharedArray& array, int n) : array_(array), n_(n) {}
+    Reference(const Reference&) = default;
+    operator T() const {
+      array_.reads(n_);
+      return array_.values_[n_];
+    }
+    const Reference& operator=(T value) const {
+      array_.writes(n_);
+      array_.values_[n_] = value;
+      return *this;
+    }
+    const Reference& operator=(const Reference& other) const { return *this = static_cast<T>(other); }
+    const Reference& operator+=(T value) const { return *this = static_cast<T>(*this) + value; }
+
+   private:
+    SharedArray& array_;
+    int n_;
+  };
+
+  Reference operator[](int n) {
+    if (n < 0 || n >= N) {
+      throw std::logic_error("shared memory: index " + std::to_string(n) + " of " + std::to_string(N));
+    }
+    return {*this, n};
+  }
+
+ private:
+  static constexpr int kSeveral = -2;
+  struct Touch {
+    int64_t epoch = -1;
+    int thread = HostThread::kNobody;
+
+    bool by_another(const HostThread& now) const { return epoch == now.epoch && thread != now.thread; }
+    void note(const HostThread& now) { *this = {now.epoch, by_another(now) ? kSeveral : now.thread}; }
+  };
+
+  void reads(int n) {
+    const HostThread now = inside();
+    if (written_[n].by_another(now)) race(n, "reads what", written_[n].thread, now.thread);
+    read_[n].note(now);
+  }
+  void writes(int n) {
+    const HostThread now = inside();
+    if (written_[n].by_another(now)) race(n, "writes what", written_[n].thread, now.thread);
+    if (read_[n].by_another(now)) race(n, "overwrites what is read by", read_[n].thread, now.thread);
+    written_[n].note(now);
+  }
+  static HostThread inside() {
+    const HostThread now = HostThread::current();
+    if (now.thread == HostThread::kNobody) throw std::logic_error("shared memory touched outside of for_threads");
+    return now;
+  }
+  [[noreturn]] static void race(int n, const char* what, int other, int thread) {
+    throw std::logic_error("shared memory: without a barrier, thread " + std::to_string(thread) + " " + what +
+                           " thread " + std::to_string(other) + " touched at index " + std::to_string(n));
+  }
+
+  std::array<T, N> values_ = poison();
+  std::array<Touch, N> written_, read_;
+
+  static std::array<T, N> poison() {
+    std::array<T, N> values;
+    std::memset(static_cast<void*>(values.data()), 0xFF, sizeof(values));  // NaN
+    return values;
+  }
+};
+
+template <class T>
+class PerThread {
+ public:
+  T& operator[](int thread) {
+    if (static_cast<size_t>(thread) >= values_.size()) values_.resize(thread + 1);
+    return values_[thread];
+  }
+
+ private:
+  std::vector<T> values_ = std::vector<T>(1024);  // as many as a block may have
+};
+
+template <class Shared>
+class Block {
+ public:
+  Block(int64_t index, int threads) : index_(index), threads_(threads), shared_(std::make_unique<Shared>()) {}
+
+  int64_t index() const { return index_; }
+  Shared& shared() { return *shared_; }
+
+  template <class F>
+  void for_threads(F f) {
+    HostThread& now = HostThread::current();
+    const bool upwards = now.epoch % 2 == 0;
+    for (int n = 0; n < threads_; ++n) {
+      now.thread = upwards ? n : threads_ - 1 - n;
+      f(now.thread);
+    }
+    now.thread = HostThread::kNobody;
+  }
+
+  void sync() { ++HostThread::current().epoch; }
+
+  template <class Flag>
+  bool arrives_last(unsigned* counter, unsigned total, Flag&) {
+    sync();
+    if (++*counter < total) return false;
+    *counter = 0;
+    return true;
+  }
+
+ private:
+  int64_t index_;
+  int threads_;
+  std::unique_ptr<Shared> shared_;
+};
+
+template <class Kernel>
+void launch(const Kernel& kernel, int64_t blocks, Stream, const char*) {
+  for (int64_t n = 0; n < blocks; ++n) {
+    HostThread::current() = {};
+    Block<typename Kernel::Shared> block(n, Kernel::kThreads);
+    kernel(block);
+  }
+  HostThread::current() = {};
+}
+
+}  // namespace seo_kernels::cuda

@@ -1,0 +1,87 @@
+"""The GPU's kernels without a GPU: the op suite on the host executor, under sanitizers; mistakes are seen."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from seo_kernels import _library
+
+TESTS = Path(__file__).resolve().parents[1]
+FLAGS = ["-std=c++20", "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+# of the op suite, what concerns the kernels: values, sizes, layouts, errors
+OP_SUITE = ["ops/test_activation.py"]
+LEFT_OUT = "compiled or contract or third_order or repeatable or autocast"
+
+compiler = shutil.which("g++")
+needs_compiler = pytest.mark.skipif(compiler is None, reason="the kernels are compiled for the host by g++")
+
+
+def _library_of_gcc(name: str) -> str:
+    assert compiler is not None
+    return subprocess.run(
+        [compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+@needs_compiler
+@pytest.mark.skipif(
+    not (_library._FOLDER / "libseo_kernels_host.so").exists(),
+    reason="`make test` builds libseo_kernels_host.so",
+)
+@pytest.mark.timeout(900)
+def test_op_suite() -> None:
+    # the sanitizer comes first in the process, and finds the throw of libstdc++ only where that is there too
+    environment = os.environ | {
+        "LD_PRELOAD": f"{_library_of_gcc('libasan.so')} {_library_of_gcc('libstdc++.so.6')}",
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS / "cuda")]),
+    }
+    options = ("-q", "-x", "-p", "on_host", "-p", "no:cacheprovider", "-k", f"not ({LEFT_OUT})")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, *(TESTS / name for name in OP_SUITE)],
+        env=environment,
+        cwd=TESTS.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    # torch says whose kernels are replaced
+    assert "new kernel: registered at" in done.stderr
+    assert "_cuda.cpp" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    program = tmp_path_factory.mktemp("planted") / "planted"
+    assert compiler is not None
+    subprocess.run(
+        [compiler, *FLAGS, f"-I{TESTS.parent / 'csrc'}", TESTS / "cuda" / "planted.cpp", "-o", program],
+        check=True,
+    )
+    return program
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("mistake", "seen"),
+    [
+        ("no-barrier", "without a barrier, thread"),
+        ("overwrite", "without a barrier, thread"),
+        ("shared-index", "shared memory: index 64 of 64"),
+        ("tile-bound", "heap-buffer-overflow"),
+    ],
+)
+def test_a_mistake_is_seen(planted: Path, mistake: str, seen: str) -> None:
+    done = subprocess.run([planted, mistake], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert seen in done.stdout + done.stderr
+
+
+@needs_compiler
+def test_without_a_mistake(planted: Path) -> None:
+    done = subprocess.run([planted, "none"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "63 63 191\n"), done.stderr
