@@ -11,13 +11,14 @@
 namespace seo_kernels::cpu {
 namespace {
 
+constexpr int64_t kTileRows = 16;
+constexpr int64_t kTileOperands = 16;  // pairs along the inner dimension
+
 #if defined(SK_ISA_AMX_BF16)
+constexpr bool kHasTiles = true;
 
 // Tile instructions are opaque to the compiler: it must have stored what they load, and load what they stored.
 inline __attribute__((always_inline)) void tile_fence() { asm volatile("" : : : "memory"); }
-
-constexpr int64_t kTileRows = 16;
-constexpr int64_t kTileOperands = 16;  // pairs along the inner dimension
 
 // The shapes of this thread's tiles: 0 to 3 are C (two rows of two), 4 and 5 are A, one above the other, 6 and 7 are B,
 // side by side. Other libraries shape the tiles as they like: kernels begin with a TileSession.
@@ -170,6 +171,7 @@ inline void tile_product_columns(int64_t rows, int64_t vectors, int64_t inner, c
 }
 
 #else
+constexpr bool kHasTiles = false;
 
 struct TileSession {};
 
