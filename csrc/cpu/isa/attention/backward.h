@@ -155,6 +155,7 @@ class BackwardTile {
         relative_value_(p.grad_relative_value, p.relative_value, p.value_dim, p.query_heads, slot),
         bias_layout_(p.relative_bias),
         bias_sums_(bias_layout_.ld),
+        scale_when_rounded_(E::kPack > 1 && p.softcap == 0.0 && !p.relative_key),
         query_width_(round_up(p.dim, W)),
         packed_queries_(E::kPack > 1 ? kMaxTileRows / E::kPack * query_width_ : 0),
         packed_grad_out_(E::kPack > 1 ? kMaxTileRows / E::kPack * round_up(p.value_dim, W) : 0),
@@ -247,7 +248,9 @@ class BackwardTile {
         const TileRange part{begin, std::min(begin + ScoreTile<E>::kRowsAtOnce, rows)};
         tile_.compute(block, part);
         for (int64_t r = part.begin; r < part.end; ++r) table_sums(block, r);
-        for (int64_t r = part.begin; r < part.end; ++r) to_product_gradient(block, r);
+        if (!scale_when_rounded_) {
+          for (int64_t r = part.begin; r < part.end; ++r) to_product_gradient(block, r);
+        }
         if constexpr (E::kPack > 1) round_rows(block, part);
         if (p_.grad_query) {  // dQ += dS K
           tile_.scores().multiply_add_rows(block, part, gradient_rows(), ld(), keys_, grad_query, query_width_,
@@ -330,6 +333,7 @@ class BackwardTile {
   void round_rows(const PanelBlock& block, TileRange rows) {
 #if defined(SK_ISA_AVX512_BF16)
     const int64_t columns = block.count * kPanel;
+    const Acc scale = scale_when_rounded_ ? static_cast<Acc>(p_.scale) : Acc(1);
     for (int64_t r = rows.begin; r < rows.end; r += 2) {
       const bool both = r + 1 < rows.end;
       Acc *even = tile_.gradients(r), *odd = both ? tile_.gradients(r + 1) : even;
@@ -339,8 +343,8 @@ class BackwardTile {
         return (Vec<Operand>)pair_rows(low, both ? high : Vec<Acc>{});
       };
       for (int64_t n = 0; n < columns; n += 2 * W) {
-        const Vec<Acc> even_first = load(even + n), even_second = load(even + n + W);
-        const Vec<Acc> odd_first = load(odd + n), odd_second = load(odd + n + W);
+        const Vec<Acc> even_first = load(even + n) * scale, even_second = load(even + n + W) * scale;
+        const Vec<Acc> odd_first = load(odd + n) * scale, odd_second = load(odd + n + W) * scale;
         store(weights + n, pair(load(even_weights + n), load(odd_weights + n)));
         store(weights + n + W, pair(load(even_weights + n + W), load(odd_weights + n + W)));
         store(gradients + n, pair(even_first, odd_first));
@@ -461,6 +465,7 @@ class BackwardTile {
   PaddedRow bias_layout_;
   Scratch<Acc> bias_sums_;
   Acc slope_sum_ = 0;
+  bool scale_when_rounded_;
   int64_t query_width_, query_ld_ = 0, grad_out_ld_ = 0;
   Scratch<Operand> packed_queries_, packed_grad_out_;
   const Operand *queries_ = nullptr, *grad_out_ = nullptr;  // down columns, for dK, dV and the tables
