@@ -11,6 +11,10 @@
 namespace seo_kernels::cpu {
 namespace {
 
+// Products of an engine's matrices run on tile registers.
+template <class E>
+constexpr bool kOnTiles = kHasTiles && E::kPack == 2;
+
 inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 inline float bfloat16_to_float(uint16_t bits) {
@@ -195,6 +199,21 @@ inline __attribute__((always_inline)) void store_operands(typename E::Operand* r
   }
 }
 
+// Two vectors of accs, the second after the first.
+template <class E>
+inline __attribute__((always_inline)) void store_operands(typename E::Operand* row, int64_t at,
+                                                          Vec<typename E::Acc> first, Vec<typename E::Acc> second) {
+#if defined(SK_ISA_AVX512_BF16)
+  if constexpr (E::kPack == 2) {
+    const __m512bh rounded = _mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+    std::memcpy(row + at / 2, &rounded, sizeof(rounded));
+    return;
+  }
+#endif
+  store_operands<E>(row, at, first);
+  store_operands<E>(row, at + kLanes<typename E::Acc>, second);
+}
+
 // The same, but without a copy where an operand is an acc.
 template <class E>
 inline const typename E::Operand* operand_rows(const typename E::Acc* from, int64_t from_ld, int64_t rows,
@@ -207,6 +226,16 @@ inline const typename E::Operand* operand_rows(const typename E::Acc* from, int6
   }
 }
 
+#if defined(SK_ISA_AVX512_BF16)
+// A vector of each of two rows as pairs that run down the columns.
+inline __attribute__((always_inline)) __m512i pair_rows(Vec<float> even, Vec<float> odd) {
+  alignas(64) constexpr uint16_t interleave[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                   8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  return _mm512_permutexvar_epi16(_mm512_load_si512(interleave),
+                                  (__m512i)_mm512_cvtne2ps_pbh((__m512)odd, (__m512)even));
+}
+#endif
+
 // Operands whose pairs run down a column (B of a product, inner dimension along rows): (ceil(rows / kPack), columns).
 // columns: a multiple of the vector width.
 template <class E>
@@ -216,15 +245,10 @@ inline void to_operand_columns(const typename E::Acc* from, int64_t from_ld, int
     to_operand_rows<E>(from, from_ld, rows, columns, to, to_ld);
   } else {
 #if defined(SK_ISA_AVX512_BF16)
-    alignas(64) constexpr uint16_t interleave[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-                                                     8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-    const __m512i order = _mm512_load_si512(interleave);
     for (int64_t r = 0; r < rows; r += 2) {
       const float* even = from + r * from_ld;
       for (int64_t n = 0; n < columns; n += 16) {
-        const __m512 low = (__m512)load(even + n);
-        const __m512 high = r + 1 < rows ? (__m512)load(even + from_ld + n) : _mm512_setzero_ps();
-        const __m512i pairs = _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+        const __m512i pairs = pair_rows(load(even + n), r + 1 < rows ? load(even + from_ld + n) : Vec<float>{});
         std::memcpy(to + r / 2 * to_ld + n, &pairs, sizeof(pairs));
       }
     }
@@ -243,19 +267,28 @@ inline const typename E::Operand* operand_columns(const typename E::Acc* from, i
   }
 }
 
-// from (kPanel, columns) transposed, by vectors: to (kPanel / lanes, columns, lanes); columns: a multiple of the lanes.
+// from (rows, columns) transposed; both multiples of the lanes.
 template <class T>
-inline void transpose_panel(const T* from, int64_t from_ld, int64_t columns, T* to) {
+inline void transpose(const T* from, int64_t from_ld, int64_t rows, int64_t columns, T* to, int64_t to_ld) {
   constexpr int W = kLanes<T>;
-  for (int64_t row = 0; row < kPanel; row += W) {
+  for (int64_t row = 0; row < rows; row += W) {
     for (int64_t column = 0; column < columns; column += W) {
       Vec<T> block[W];
 #pragma GCC unroll 16
       for (int i = 0; i < W; ++i) block[i] = load(from + (row + i) * from_ld + column);
       transpose_stage<T, 1>(block);
 #pragma GCC unroll 16
-      for (int i = 0; i < W; ++i) store(to + row * columns + (column + i) * W, block[i]);
+      for (int i = 0; i < W; ++i) store(to + (column + i) * to_ld + row, block[i]);
     }
+  }
+}
+
+// from (kPanel, columns) transposed, by vectors: to (kPanel / lanes, columns, lanes); columns: a multiple of the lanes.
+template <class T>
+inline void transpose_panel(const T* from, int64_t from_ld, int64_t columns, T* to) {
+  constexpr int W = kLanes<T>;
+  for (int64_t row = 0; row < kPanel; row += W) {
+    transpose(from + row * from_ld, from_ld, W, columns, to + row * columns, W);
   }
 }
 

@@ -11,13 +11,14 @@
 namespace seo_kernels::cpu {
 namespace {
 
+constexpr int64_t kTileRows = 16;
+constexpr int64_t kTileOperands = 16;  // pairs along the inner dimension
+
 #if defined(SK_ISA_AMX_BF16)
+constexpr bool kHasTiles = true;
 
 // Tile instructions are opaque to the compiler: it must have stored what they load, and load what they stored.
 inline __attribute__((always_inline)) void tile_fence() { asm volatile("" : : : "memory"); }
-
-constexpr int64_t kTileRows = 16;
-constexpr int64_t kTileOperands = 16;  // pairs along the inner dimension
 
 // The shapes of this thread's tiles: 0 to 3 are C (two rows of two), 4 and 5 are A, one above the other, 6 and 7 are B,
 // side by side. Other libraries shape the tiles as they like: kernels begin with a TileSession.
@@ -107,10 +108,41 @@ inline __attribute__((always_inline)) void tile_block(int64_t steps, const uint3
   tile_fence();
 }
 
+// C (32 x vectors * 16) = A B over 32 operands, with A in four tiles all the time. Each tile of C is stored while the
+// next one is computed: storing four at once would wait for the last of them.
+inline void tile_product_short(int64_t vectors, const uint32_t* a, int64_t lda, const uint32_t* b, int64_t b_row,
+                               int64_t b_beside, float* c, int64_t ldc) {
+  constexpr int64_t kBytes = sizeof(uint32_t);
+  TileSession::use(kTileRows, kTileRows, kTileOperands);
+  tile_fence();
+  _tile_loadd(2, a, lda * kBytes);
+  _tile_loadd(3, a + kTileOperands, lda * kBytes);
+  _tile_loadd(4, a + kTileRows * lda, lda * kBytes);
+  _tile_loadd(5, a + kTileRows * lda + kTileOperands, lda * kBytes);
+  for (int64_t vector = 0; vector < vectors; ++vector) {
+    _tile_loadd(6, b, b_row * kBytes);
+    _tile_loadd(7, b + kTileOperands * b_row, b_row * kBytes);
+    _tile_zero(0);
+    _tile_dpbf16ps(0, 2, 6);
+    _tile_dpbf16ps(0, 3, 7);
+    _tile_stored(0, c, ldc * kBytes);
+    _tile_zero(1);
+    _tile_dpbf16ps(1, 4, 6);
+    _tile_dpbf16ps(1, 5, 7);
+    _tile_stored(1, c + kTileRows * ldc, ldc * kBytes);
+    b += b_beside;
+    c += kTileRows;
+  }
+  tile_fence();
+}
+
 // C (rows x vectors * 16) = or += A B. Element (row, pair) of A is at row * lda + pair. Of B, a row of a column vector
 // is b_row further than the one before it, and a column vector b_beside further (in operands).
 inline void tile_product(int64_t rows, int64_t vectors, int64_t inner, const uint32_t* a, int64_t lda,
                          const uint32_t* b, int64_t b_row, int64_t b_beside, float* c, int64_t ldc, bool accumulate) {
+  if (rows == 2 * kTileRows && inner == 2 * kTileOperands && !accumulate) {
+    return tile_product_short(vectors, a, lda, b, b_row, b_beside, c, ldc);
+  }
   constexpr int64_t kBytes = sizeof(uint32_t);
   const auto pass = [&](int64_t steps, int64_t operands) {
     for (int64_t row = 0; row < rows; row += 2 * kTileRows) {
@@ -170,6 +202,7 @@ inline void tile_product_columns(int64_t rows, int64_t vectors, int64_t inner, c
 }
 
 #else
+constexpr bool kHasTiles = false;
 
 struct TileSession {};
 

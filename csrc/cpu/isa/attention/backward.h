@@ -9,6 +9,8 @@ namespace {
 
 // A head's key or value gradient while its query tiles are worked on: (key length, width) by panels, zeroed when first
 // touched. They are summed up where the result shall lie if that is possible: then nothing is left to be copied.
+// On tile registers a panel is transposed, (width, kPanel): queries and dO are then the left side of all products,
+// which has to be brought into shape, and the weights the right one.
 template <class E>
 class PanelSums {
  public:
@@ -33,7 +35,7 @@ class PanelSums {
     std::fill(touched_.get(), touched_.get() + panels_, uint8_t{0});
   }
 
-  // (kPanel, ld())
+  // (kPanel, ld()), or transposed (ld(), kPanel)
   Acc* panel(int64_t panel) {
     Acc* sums = place(panel);
     if (!touched_[panel]) {
@@ -45,7 +47,7 @@ class PanelSums {
 
   void store_head() {
     for (int64_t n = 0; n < panels_; ++n) {
-      const Acc* sums = panel(n);
+      const Acc* sums = rows(n);
       const int64_t count = std::min(kPanel, length_ - n * kPanel);
       if (in_place_ && count == kPanel) continue;
       store_rows(view_, batch_, head_, n * kPanel, count, width_, sums, ld_);
@@ -53,14 +55,25 @@ class PanelSums {
   }
 
   void copy_to(Acc* to) {
-    for (int64_t row = 0; row < length_; ++row) {
-      std::copy_n(panel(row / kPanel) + row % kPanel * ld_, width_, to + row * width_);
+    for (int64_t n = 0; n < panels_; ++n) {
+      const Acc* sums = rows(n);
+      const int64_t end = std::min((n + 1) * kPanel, length_);
+      for (int64_t row = n * kPanel; row < end; ++row, sums += ld_) std::copy_n(sums, width_, to + row * width_);
     }
   }
 
   int64_t ld() const { return ld_; }
 
  private:
+  // (kPanel, ld())
+  const Acc* rows(int64_t n) {
+    const Acc* sums = panel(n);
+    if constexpr (!kOnTiles<E>) return sums;
+    if (!transposed_.get()) transposed_ = Scratch<Acc>(kPanel * ld_);
+    transpose(sums, kPanel, ld_, kPanel, transposed_.get(), ld_);
+    return transposed_.get();
+  }
+
   // The last panel may be shorter than the products that are added to it: it is never in place then.
   Acc* place(int64_t panel) const {
     if (!in_place_) return sums_.get() + panel * kPanel * ld_;
@@ -73,7 +86,7 @@ class PanelSums {
   int64_t length_, width_, ld_, panels_;
   bool can_be_in_place_, in_place_ = false;
   int64_t batch_ = -1, head_ = -1;
-  Scratch<Acc> sums_, last_;
+  Scratch<Acc> sums_, last_, transposed_;
   Scratch<uint8_t> touched_;
 };
 
@@ -129,6 +142,7 @@ class BackwardTile {
   using Operand = typename E::Operand;
   static constexpr int W = kLanes<Acc>;
   static constexpr int kBlockPanels = 2;
+  static constexpr int64_t kLeftLd = kMaxTileRows / E::kPack;
 
   BackwardTile(const AttentionBackwardParams& p, int64_t slot)
       : p_(p),
@@ -141,13 +155,14 @@ class BackwardTile {
         relative_value_(p.grad_relative_value, p.relative_value, p.value_dim, p.query_heads, slot),
         bias_layout_(p.relative_bias),
         bias_sums_(bias_layout_.ld),
+        scale_when_rounded_(E::kPack > 1 && p.softcap == 0.0 && !p.relative_key),
         query_width_(round_up(p.dim, W)),
         packed_queries_(E::kPack > 1 ? kMaxTileRows / E::kPack * query_width_ : 0),
         packed_grad_out_(E::kPack > 1 ? kMaxTileRows / E::kPack * round_up(p.value_dim, W) : 0),
-        gradient_rows_(E::kPack > 1 ? kMaxTileRows * ld() : 0),
-        weight_columns_(E::kPack > 1 ? kMaxTileRows * ld() : 0),
-        gradient_columns_(E::kPack > 1 ? kMaxTileRows * ld() : 0),
-        grad_query_(kMaxTileRows * query_width_) {}
+        left_queries_(kOnTiles<E> ? query_width_ * kLeftLd : 0),
+        left_grad_out_(kOnTiles<E> ? value_sums_.ld() * kLeftLd : 0),
+        weight_columns_(E::kPack > 1 ? kMaxTileRows / E::kPack * ld() : 0),
+        gradient_columns_(E::kPack > 1 ? kMaxTileRows / E::kPack * ld() : 0) {}
 
   void run(UnitRange units) {
     const int64_t group = p_.group(), tiles = p_.plan->tiles, per_head = group * tiles;
@@ -156,10 +171,19 @@ class BackwardTile {
       const UnitRange part{unit, std::min((index + 1) * per_head, units.end)};
       const bool whole = part.begin == index * per_head && part.end == (index + 1) * per_head;
       begin_key_head(batch, key_head, whole);
-      for (; unit < part.end; ++unit) {
-        const int64_t head = key_head * group + unit / tiles % group;
-        run_tile(head, unit % tiles);
-        if (unit + 1 == part.end || (unit + 1) % tiles == 0) flush_tables(head);
+      const PanelRange all = tile_.scores().all_panels();
+      const int64_t most = chunk_panels(all);
+      const int64_t kept = most < all.end ? part.end - part.begin : 1;
+      if (kept > kept_tiles_) grad_query_ = Scratch<Acc>((kept_tiles_ = kept) * kMaxTileRows * query_width_);
+      for (PanelRange chunk{0, most}; chunk.begin < std::max<int64_t>(all.end, 1); chunk.begin += most) {
+        chunk.end = std::min(chunk.begin + most, all.end);
+        for (unit = part.begin; unit < part.end; ++unit) {
+          const int64_t head = key_head * group + unit / tiles % group;
+          Acc* grad_query = grad_query_.get() + (unit - part.begin) % kept * kMaxTileRows * query_width_;
+          run_tile(head, unit % tiles, chunk, grad_query);
+          if (chunk.end == all.end) store_grad_query(head, unit % tiles, grad_query);
+          if (unit + 1 == part.end || (unit + 1) % tiles == 0) flush_tables(head);
+        }
       }
       flush_key_head(whole, part.begin == units.begin ? 0 : 1);
     }
@@ -193,27 +217,49 @@ class BackwardTile {
     }
   }
 
-  void run_tile(int64_t head, int64_t tile) {
-    tile_.begin_tile(head, tile);
+  // Where tiles see many keys, these are taken in chunks: what is read and summed up of a chunk stays near for all
+  // tiles. A tile's part in the gradients of tables is gathered at once.
+  int64_t chunk_panels(PanelRange all) const {
+    constexpr int64_t near = (int64_t{1} << 20) / sizeof(Acc), few = 16;
+    const int64_t per_key = p_.dim + p_.value_dim + (2 * p_.dim + p_.value_dim) / E::kPack;
+    const int64_t most = std::max<int64_t>(few / 4, near / (per_key * kPanel));
+    const std::vector<int64_t>& visited = p_.plan->panels;
+    const bool tables = p_.relative_key || p_.relative_value || p_.relative_bias;
+    if (tables || *std::max_element(visited.begin(), visited.end()) <= std::max(few, most)) {
+      return std::max<int64_t>(all.end, 1);
+    }
+    const int64_t chunks = (all.end + most - 1) / most;
+    return (all.end + chunks - 1) / chunks;
+  }
+
+  void run_tile(int64_t head, int64_t tile, PanelRange panels, Acc* grad_query) {
+    const bool first = panels.begin == 0;
+    if (!first && !tile_.scores().visits(head, tile, panels)) return;
+    tile_.begin_tile(head, tile, panels);
     const int64_t rows = tile_.scores().rows();
     load_query_side(rows);
-    std::fill(grad_query_.get(), grad_query_.get() + rows * query_width_, Acc(0));
+    if (first) std::fill(grad_query, grad_query + rows * query_width_, Acc(0));
     if (p_.relative_key) relative_key_.sums.begin_tile(rows);
     if (relative_value_) relative_value_.sums.begin_tile(rows);
     if (p_.grad_relative_bias) std::fill(bias_sums_.get(), bias_sums_.get() + bias_layout_.ld, Acc(0));
     PanelBlock block;
     while (tile_.next_block(block)) {
-      tile_.compute(block);
-      for (int64_t r = 0; r < rows; ++r) table_sums(block, r);
-      for (int64_t r = 0; r < rows; ++r) to_product_gradient(block, r);
-      round_block(block, rows);
-      if (p_.grad_query) {  // dQ += dS K
-        tile_.scores().multiply_add_rows(block, gradient_rows(), ld(), keys_, grad_query_.get(), query_width_,
-                                         query_width_);
+      for (int64_t begin = 0; begin < rows; begin += ScoreTile<E>::kRowsAtOnce) {
+        const TileRange part{begin, std::min(begin + ScoreTile<E>::kRowsAtOnce, rows)};
+        tile_.compute(block, part);
+        for (int64_t r = part.begin; r < part.end; ++r) table_sums(block, r);
+        if (!scale_when_rounded_) {
+          for (int64_t r = part.begin; r < part.end; ++r) to_product_gradient(block, r);
+        }
+        if constexpr (E::kPack > 1) round_rows(block, part);
+        if (p_.grad_query) {  // dQ += dS K
+          tile_.scores().multiply_add_rows(block, part, gradient_rows(), ld(), keys_, grad_query, query_width_,
+                                           query_width_);
+        }
       }
       for (int c = 0; c < block.count; ++c) add_key_side(block, c);
     }
-    finish_tile(head, rows);
+    finish_tile(head, rows, grad_query, first);
   }
 
   void load_query_side(int64_t rows) {
@@ -224,6 +270,11 @@ class BackwardTile {
     grad_out_ld_ = E::kPack > 1 ? value_sums_.ld() : grad_out.ld();
     grad_out_ = operand_columns<E>(grad_out.row(0), grad_out.ld(), rows, value_sums_.ld(), packed_grad_out_.get(),
                                    grad_out_ld_);
+    if constexpr (kOnTiles<E>) {
+      const int64_t pairs = round_up((rows + 1) / 2, W);
+      transpose(queries_, query_ld_, pairs, query_width_, left_queries_.get(), kLeftLd);
+      transpose(grad_out_, grad_out_ld_, pairs, value_sums_.ld(), left_grad_out_.get(), kLeftLd);
+    }
   }
 
   // Gradients of what is added to the scores or weighs the values by relative position, before softcap's derivative.
@@ -278,21 +329,34 @@ class BackwardTile {
     });
   }
 
-  void round_block(const PanelBlock& block, int64_t rows) {
-    if constexpr (E::kPack > 1) {
-      const int64_t columns = block.count * kPanel;
-      to_operand_rows<E>(tile_.gradients(0), ld(), rows, columns, gradient_rows_.get(), ld());
-      to_operand_columns<E>(tile_.gradients(0), ld(), rows, columns, gradient_columns_.get(), ld());
-      to_operand_columns<E>(tile_.weights(0), ld(), rows, columns, weight_columns_.get(), ld());
+  // Weights and gradients as operands down columns; gradients also along rows, in their own place.
+  void round_rows(const PanelBlock& block, TileRange rows) {
+#if defined(SK_ISA_AVX512_BF16)
+    const int64_t columns = block.count * kPanel;
+    const Acc scale = scale_when_rounded_ ? static_cast<Acc>(p_.scale) : Acc(1);
+    for (int64_t r = rows.begin; r < rows.end; r += 2) {
+      const bool both = r + 1 < rows.end;
+      Acc *even = tile_.gradients(r), *odd = both ? tile_.gradients(r + 1) : even;
+      const Acc *even_weights = tile_.weights(r), *odd_weights = both ? tile_.weights(r + 1) : even_weights;
+      Operand *weights = weight_columns_.get() + r / 2 * ld(), *gradients = gradient_columns_.get() + r / 2 * ld();
+      const auto pair = [&](Vec<Acc> low, Vec<Acc> high) {
+        return (Vec<Operand>)pair_rows(low, both ? high : Vec<Acc>{});
+      };
+      for (int64_t n = 0; n < columns; n += 2 * W) {
+        const Vec<Acc> even_first = load(even + n) * scale, even_second = load(even + n + W) * scale;
+        const Vec<Acc> odd_first = load(odd + n) * scale, odd_second = load(odd + n + W) * scale;
+        store(weights + n, pair(load(even_weights + n), load(odd_weights + n)));
+        store(weights + n + W, pair(load(even_weights + n + W), load(odd_weights + n + W)));
+        store(gradients + n, pair(even_first, odd_first));
+        store(gradients + n + W, pair(even_second, odd_second));
+        store_operands<E>(reinterpret_cast<Operand*>(even), n, even_first, even_second);
+        if (both) store_operands<E>(reinterpret_cast<Operand*>(odd), n, odd_first, odd_second);
+      }
     }
+#endif
   }
 
-  const Operand* gradient_rows() {
-    if constexpr (E::kPack > 1)
-      return gradient_rows_.get();
-    else
-      return tile_.gradients(0);
-  }
+  const Operand* gradient_rows() { return reinterpret_cast<const Operand*>(tile_.gradients(0)); }
   const Operand* gradient_columns() {
     if constexpr (E::kPack > 1)
       return gradient_columns_.get();
@@ -308,7 +372,7 @@ class BackwardTile {
 
   // dV += P^T dO, dK += dS^T Q: of a masked panel, 16 keys at a time over the rows that see any of them.
   void add_key_side(const PanelBlock& block, int c) {
-    constexpr int64_t kKeys = 16;
+    constexpr int64_t kKeys = kOnTiles<E> ? 2 * kTileRows : 16;
     if (!block.masked[c]) {
       add_keys(block.panel[c], c, 0, kPanel, 0, tile_.scores().rows());
       return;
@@ -317,10 +381,10 @@ class BackwardTile {
     for (int64_t key = 0; key < kPanel; key += kKeys) {
       const uint64_t wanted = range_bits(key, key + kKeys - 1);
       int64_t begin = rows, end = 0;
-      for (int64_t row = 0; row < rows; row += kMaskRows) {
-        if ((tile_.scores().mask_bits().any(row / kMaskRows, c) & wanted) == 0) continue;
+      for (int64_t row = 0; row < rows; row += kMaskRows<E>) {
+        if ((tile_.scores().mask_bits().any(row / kMaskRows<E>, c) & wanted) == 0) continue;
         begin = std::min(begin, row);
-        end = std::min<int64_t>(row + kMaskRows, rows);
+        end = std::min<int64_t>(row + kMaskRows<E>, rows);
       }
       if (begin < end) add_keys(block.panel[c], c, key, kKeys, begin, end);
     }
@@ -329,6 +393,15 @@ class BackwardTile {
   void add_keys(int64_t panel, int c, int64_t key, int64_t count, int64_t row_begin, int64_t row_end) {
     const int64_t first = row_begin / E::kPack, inner = (row_end + E::kPack - 1) / E::kPack - first;
     const int64_t at = first * ld() + c * kPanel + key;
+    if constexpr (kOnTiles<E>) {
+      const auto add = [&](PanelSums<E>& sums, const Operand* left, const Operand* right) {
+        gemm<E, Lay::kRows>(sums.ld(), count / W, inner, left + first, kLeftLd, right + at, ld(),
+                            sums.panel(panel) + key, kPanel, true);
+      };
+      if (p_.grad_value) add(value_sums_, left_grad_out_.get(), weight_columns());
+      if (p_.grad_key) add(key_sums_, left_queries_.get(), gradient_columns());
+      return;
+    }
     if (p_.grad_value) {
       const int64_t width = value_sums_.ld();
       gemm<E, Lay::kColumns>(count, width / W, inner, weight_columns() + at, ld(), grad_out_ + first * grad_out_ld_,
@@ -341,20 +414,22 @@ class BackwardTile {
     }
   }
 
-  void finish_tile(int64_t head, int64_t rows) {
-    ScoreTile<E>& scores = tile_.scores();
+  void store_grad_query(int64_t head, int64_t tile, const Acc* grad_query) {
+    if (!p_.grad_query) return;
+    const int64_t begin = tile * p_.plan->tile_rows, rows = std::min(p_.plan->tile_rows, p_.query_length - begin);
+    store_rows(p_.grad_query, tile_.scores().batch(), head, begin, rows, p_.dim, grad_query, query_width_);
+  }
+
+  // first: this tile's first chunk of keys.
+  void finish_tile(int64_t head, int64_t rows, Acc* grad_query, bool first) {
     if (p_.relative_key) {
       relative_key_.sums.fold(rows);
-      relative_key_.sums.multiply_table(head, rows, grad_query_.get(), query_width_);
+      relative_key_.sums.multiply_table(head, rows, grad_query, query_width_);
       if (relative_key_) relative_key_.add(queries_, query_ld_, rows);
     }
     if (relative_value_) {
       relative_value_.sums.fold(rows);
       relative_value_.add(grad_out_, grad_out_ld_, rows);
-    }
-    if (p_.grad_query) {
-      store_rows(p_.grad_query, scores.batch(), head, scores.row_begin(), rows, p_.dim, grad_query_.get(),
-                 query_width_);
     }
     if (p_.grad_relative_bias) {
       bias_layout_.fold(bias_sums_.get());
@@ -365,7 +440,7 @@ class BackwardTile {
       static_cast<Acc*>(p_.grad_slopes)[slot_ * p_.query_heads + head] += slope_sum_;
       slope_sum_ = 0;
     }
-    if (p_.grad_sinks) {
+    if (p_.grad_sinks && first) {
       const Acc sink = static_cast<const Acc*>(p_.sinks)[head] * Acc(kLog2E);
       Acc sum = 0;
       for (int64_t r = 0; r < rows; ++r) {
@@ -390,11 +465,14 @@ class BackwardTile {
   PaddedRow bias_layout_;
   Scratch<Acc> bias_sums_;
   Acc slope_sum_ = 0;
+  bool scale_when_rounded_;
   int64_t query_width_, query_ld_ = 0, grad_out_ld_ = 0;
   Scratch<Operand> packed_queries_, packed_grad_out_;
   const Operand *queries_ = nullptr, *grad_out_ = nullptr;  // down columns, for dK, dV and the tables
-  Scratch<Operand> gradient_rows_, weight_columns_, gradient_columns_;
-  Scratch<Acc> grad_query_;
+  Scratch<Operand> left_queries_, left_grad_out_;           // on tiles transposed, for dK and dV
+  Scratch<Operand> weight_columns_, gradient_columns_;
+  int64_t kept_tiles_ = 0;
+  Scratch<Acc> grad_query_;  // (kept tiles, kMaxTileRows, query_width_)
 };
 
 }  // namespace

@@ -19,8 +19,11 @@ class ForwardTile {
   static constexpr Acc kHidden = ScoreTile<E>::kHidden;
 
   // Rows whose softmax is computed side by side, in registers.
-  static constexpr int kSoftmaxRows = kVectorBytes == 64 ? kMaskRows : 4;
-  static_assert(kMaskRows % kSoftmaxRows == 0);
+  static constexpr int kSoftmaxRows = kOnTiles<E> ? 8 : kVectorBytes == 64 ? kMaskRows<E> : 4;
+  static_assert(kMaskRows<E> % kSoftmaxRows == 0);
+
+  // Weights may be this much (in the log2 domain) above 1 before what was summed is rescaled.
+  static constexpr Acc kSlack = 8;
 
   explicit ForwardTile(const AttentionForwardParams& p)
       : p_(p),
@@ -29,7 +32,6 @@ class ForwardTile {
         dropout_(p, tile_.ld()),
         weight_sums_(p.relative_value, p.value_dim),
         round_at_once_(E::kPack > 1 && !p.dropout && !p.relative_value),
-        weights_(E::kPack > 1 ? kMaxTileRows * tile_.ld() : 0),
         out_ld_(round_up(p.value_dim, W)),
         out_(kMaxTileRows * out_ld_) {}
 
@@ -43,7 +45,7 @@ class ForwardTile {
         tile_.begin_head(index / p_.key_heads, index % p_.key_heads);
         values_.begin_head(index / p_.key_heads, index % p_.key_heads, tile_.mask_bits().key_count());
       }
-      tile_.begin_tile(tile_.key_head() * group + member, tile);
+      tile_.begin_tile(tile_.key_head() * group + member, tile, tile_.all_panels());
       run_tile();
     }
   }
@@ -61,15 +63,15 @@ class ForwardTile {
     tile_.expect_keys(p_.value, p_.value_dim);
     PanelBlock block;
     while (tile_.next_block(block)) {
-      tile_.multiply(block);
       if (p_.dropout) dropout_.fill(tile_, block);
-      for (int64_t r = 0; r < rows; r += kMaskRows) {
-        softmax_rows(block, r, std::min<int64_t>(r + kMaskRows, rows));
+      for (int64_t begin = 0; begin < rows; begin += ScoreTile<E>::kRowsAtOnce) {
+        const TileRange part{begin, std::min(begin + ScoreTile<E>::kRowsAtOnce, rows)};
+        tile_.multiply(block, part);
+        for (int64_t r = part.begin; r < part.end; r += kMaskRows<E>) {
+          softmax_rows(block, r, std::min<int64_t>(r + kMaskRows<E>, part.end));
+        }
+        tile_.multiply_add_rows(block, part, weights(), tile_.ld(), values_, out_.get(), out_ld_, out_ld_);
       }
-      if (E::kPack > 1 && !round_at_once_) {
-        to_operand_rows<E>(tile_.row(0), tile_.ld(), rows, block.count * kPanel, weights_.get(), tile_.ld());
-      }
-      tile_.multiply_add_rows(block, weights(), tile_.ld(), values_, out_.get(), out_ld_, out_ld_);
     }
     finish();
   }
@@ -83,6 +85,7 @@ class ForwardTile {
     for (r = begin; r < end; ++r) {
       if (p_.dropout) drop(r);
       if (p_.relative_value) add_weight_sums(block, r);
+      if (E::kPack > 1 && !round_at_once_) round_row(r);
     }
   }
 
@@ -98,14 +101,30 @@ class ForwardTile {
     }
     const Vec<Acc> factor = splat(tile_.log2_factor());
     tile_.for_each_span(begin, [&](int at, int span_end) {
+      const auto weigh = [&](int n, const Acc* s) {
+        const Vec<Acc> weight = exp2<Acc, (E::kPack > 1)>(load(s) * factor - shift[n]);
+        sum[n] += weight;
+        return weight;
+      };
+      if constexpr (E::kPack > 1) {
+        if (round_at_once_) {
+          for (; at + 2 * W <= span_end; at += 2 * W) {
+#pragma GCC unroll 12
+            for (int n = 0; n < N; ++n) {
+              const Acc* s = tile_.row(begin + n) + at;
+              const Vec<Acc> first = weigh(n, s);
+              store_operands<E>(weight_row(begin + n), at, first, weigh(n, s + W));
+            }
+          }
+        }
+      }
       for (; at < span_end; at += W) {
 #pragma GCC unroll 12
         for (int n = 0; n < N; ++n) {
           Acc* s = tile_.row(begin + n) + at;
-          const Vec<Acc> weight = exp2<Acc, (E::kPack > 1)>(load(s) * factor - shift[n]);
-          sum[n] += weight;
+          const Vec<Acc> weight = weigh(n, s);
           if (E::kPack > 1 && round_at_once_) {
-            store_operands<E>(weights_.get() + (begin + n) * tile_.ld(), at, weight);
+            store_operands<E>(weight_row(begin + n), at, weight);
           } else {
             store(s, weight);
           }
@@ -134,7 +153,7 @@ class ForwardTile {
     for (int n = 0; n < N; n += W) store(highest + n, reduce_max_rows<Acc>(best + n) * tile_.log2_factor());
     for (int n = 0; n < N; ++n) {
       Acc& maximum = maximum_[begin + n];
-      if (highest[n] <= maximum) continue;
+      if (highest[n] <= maximum + kSlack) continue;
       if (maximum != kHidden) rescale_row(begin + n, exp2_one(maximum - highest[n]));
       maximum = highest[n];
     }
@@ -165,12 +184,14 @@ class ForwardTile {
     });
   }
 
-  const Operand* weights() const {
-    if constexpr (E::kPack > 1) {
-      return weights_.get();
-    } else {
-      return tile_.row(0);
-    }
+  // Where weights are rounded to operands, these lie at the beginning of the row of scores that they were made of.
+  const Operand* weights() const { return reinterpret_cast<const Operand*>(tile_.row(0)); }
+  Operand* weight_row(int64_t r) const { return reinterpret_cast<Operand*>(tile_.row(r)); }
+
+  void round_row(int64_t r) {
+    tile_.for_each_span(r, [&](int at, int end) {
+      for (; at < end; at += W) store_operands<E>(weight_row(r), at, load(tile_.row(r) + at));
+    });
   }
 
   void finish() {
@@ -211,10 +232,9 @@ class ForwardTile {
   DropoutTile<E> dropout_;
   RelativeSums<E> weight_sums_;
   bool round_at_once_;
-  Scratch<Operand> weights_;
   int64_t out_ld_;
   Scratch<Acc> out_;              // (rows, value_dim), not yet normalised
-  Acc maximum_[kMaxTileRows];     // log2 domain
+  Acc maximum_[kMaxTileRows];     // log2 domain, up to kSlack below the true one
   Vec<Acc> total_[kMaxTileRows];  // lane by lane
 };
 

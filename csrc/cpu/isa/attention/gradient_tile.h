@@ -34,8 +34,8 @@ class GradientTile {
     values_.begin_head(batch, key_head);
   }
 
-  void begin_tile(int64_t head, int64_t tile) {
-    scores_.begin_tile(head, tile);
+  void begin_tile(int64_t head, int64_t tile, PanelRange panels) {
+    scores_.begin_tile(head, tile, panels);
     scores_.expect_output(p_.grad_query, p_.dim);
     for (const TensorView* view : {&p_.query, &p_.out, &p_.grad_out}) {
       scores_.expect_queries(*view, view == &p_.query ? p_.dim : p_.value_dim);
@@ -66,15 +66,18 @@ class GradientTile {
     }
   }
 
-  bool next_block(PanelBlock& block) { return scores_.next_block(block); }
-
-  // After this, weights(r) holds the dropped-out weights and gradients(r) the gradients of the scores as they enter the
-  // softmax; both are zero in columns that nobody sees.
-  void compute(const PanelBlock& block) {
-    scores_.multiply(block);
-    scores_.multiply(block, grad_out_operands_, grad_out_ld_, values_, gradients_.get());  // dP = dO V^T
+  bool next_block(PanelBlock& block) {
+    if (!scores_.next_block(block)) return false;
     if (p_.dropout) dropout_.fill(scores_, block);
-    for (int64_t r = 0; r < scores_.rows(); ++r) {
+    return true;
+  }
+
+  // After this, of these rows weights(r) holds the dropped-out weights and gradients(r) the gradients of the scores as
+  // they enter the softmax; both are zero in columns that nobody sees.
+  void compute(const PanelBlock& block, TileRange rows) {
+    scores_.multiply(block, rows);
+    scores_.multiply(block, rows, grad_out_operands_, grad_out_ld_, values_, gradients_.get());  // dP = dO V^T
+    for (int64_t r = rows.begin; r < rows.end; ++r) {
       scores_.finish_row(block, r);
       if (p_.relative_value) add_relative_values(block, r);
       if (p_.dropout) {
@@ -130,7 +133,7 @@ class GradientTile {
   void clear_hidden(const PanelBlock& block, int64_t r) {
     for (int c = 0; c < block.count; ++c) {
       if (!block.masked[c]) continue;
-      const VectorRange range = scores_.visible(block, r / kMaskRows, c);
+      const VectorRange range = scores_.visible(block, r / kMaskRows<E>, c);
       for (Acc* row : {weights(r) + c * kPanel, gradients(r) + c * kPanel}) {
         std::fill(row, row + range.begin * W, Acc(0));
         std::fill(row + range.end * W, row + kPanel, Acc(0));

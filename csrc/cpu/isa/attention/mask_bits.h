@@ -11,10 +11,12 @@ namespace seo_kernels::cpu {
 namespace {
 
 // Query rows that share what they skip of a panel: the union of what they see is computed.
-constexpr int64_t kMaskRows = 2 * kRowBlock;
+template <class E>
+constexpr int64_t kMaskRows = kOnTiles<E> ? 2 * kTileRows : 2 * kRowBlock;
 
 enum class PanelMask { kEmpty, kMasked, kFull };
 
+template <int64_t Rows>
 class MaskBits {
  public:
   static constexpr int kColumns = 4;  // panels per block
@@ -22,7 +24,7 @@ class MaskBits {
   explicit MaskBits(const AttentionParams& p)
       : p_(p),
         bits_(kMaxTileRows * kColumns),
-        any_(kMaxTileRows / kMaskRows * kColumns),
+        any_(kMaxTileRows / Rows * kColumns),
         segment_low_(p.key_segments ? panels() : 0),
         segment_high_(p.key_segments ? panels() : 0) {}
 
@@ -67,9 +69,9 @@ class MaskBits {
 
     const uint64_t present = range_bits(0, key_count_ - key_begin - 1);
     uint64_t all_any = 0;
-    for (int64_t block = 0; block * kMaskRows < rows_; ++block) {
+    for (int64_t block = 0; block * Rows < rows_; ++block) {
       uint64_t any = 0;
-      for (int64_t row = block * kMaskRows; row < std::min((block + 1) * kMaskRows, rows_); ++row) {
+      for (int64_t row = block * Rows; row < std::min((block + 1) * Rows, rows_); ++row) {
         uint64_t bits = present;
         if (partial) bits &= pattern_bits(*p_.pattern, head_, row_begin_ + row, key_begin, p_.query_offset);
         if (by_segment && bits) bits &= segment_bits(row, key_begin);

@@ -38,11 +38,11 @@ class MaskGradient {
 
  private:
   void add_tile(int64_t head, int64_t tile, int64_t mask_index) {
-    tile_.begin_tile(head, tile);
     ScoreTile<E>& scores = tile_.scores();
+    tile_.begin_tile(head, tile, scores.all_panels());
     PanelBlock block;
     while (tile_.next_block(block)) {
-      tile_.compute(block);
+      tile_.compute(block, TileRange{0, scores.rows()});
       for (int64_t r = 0; r < scores.rows(); ++r) {
         const int64_t mask_row = p_.mask_sizes[2] == 1 ? 0 : scores.row_begin() + r;
         Acc* to = static_cast<Acc*>(p_.grad_mask) + (mask_index * p_.mask_sizes[2] + mask_row) * p_.mask_sizes[3];

@@ -86,14 +86,9 @@ class PackedPanels {
   }
 
   void pack(int64_t panel, Operand* to) {
-    const int64_t count = std::min(kPanel, length_ - panel * kPanel), wide_ld = operands_ * E::kPack;
-    if (readable_in_place<E>(view_) && count == kPanel && width_ == operands_) {
-      return transpose_panel(row_pointer<Operand>(view_, batch_, head_, panel * kPanel), view_.stride[2], operands_,
-                             to);
-    }
-    load_rows(view_, batch_, head_, panel * kPanel, count, width_, wide_.get(), wide_ld, kPanel);
-    transpose_panel(operand_rows<E>(wide_.get(), wide_ld, kPanel, wide_ld, narrow_.get(), operands_), operands_,
-                    operands_, to);
+    int64_t ld;
+    const Operand* keys = key_rows(panel, ld);
+    transpose_panel(keys, ld, operands_, to);
   }
 
   const TensorView& view_;

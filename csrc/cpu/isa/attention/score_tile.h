@@ -19,13 +19,22 @@ namespace {
 
 constexpr int kMaxBlockPanels = 4;
 constexpr int64_t kFewRows = 4;  // a decoding step: keys are read once, so nothing is packed
-constexpr int64_t kRowBlocks = kMaxTileRows / kMaskRows;
 
 // A few key panels that are worked on at once, not necessarily neighbours.
 struct PanelBlock {
   int count = 0;
   int64_t panel[kMaxBlockPanels];
   bool masked[kMaxBlockPanels];
+};
+
+// Rows [begin, end) of a tile.
+struct TileRange {
+  int64_t begin, end;
+};
+
+// Panels [begin, end) of a head.
+struct PanelRange {
+  int64_t begin, end;
 };
 
 // Columns [begin, end) of a block, whole vectors.
@@ -41,8 +50,15 @@ class ScoreTile {
   static constexpr int W = kLanes<Acc>;
   static constexpr int kPanelVectors = static_cast<int>(kPanel) / W;
   static constexpr int kPanelOperands = static_cast<int>(kPanel) / E::kPack;
-  static constexpr int kMaxInner =
-      144 / E::kPack;  // a piece: what all row blocks read of it stays in the nearest cache
+  static constexpr int64_t kRowBlocks = kMaxTileRows / kMaskRows<E>;
+  // Rows whose products are made at once. Tile registers bring panels from further away than what they make of them
+  // should lie: the scores of one row block stay in the nearest cache.
+  static constexpr int64_t kRowsAtOnce = kOnTiles<E> ? kMaskRows<E> : kMaxTileRows;
+  // The largest pieces of products: what all row blocks read of them stays in the nearest cache.
+  static constexpr int kMaxVectors = kOnTiles<E> ? kMaxBlockPanels * kPanelVectors : kMaxColumnVectors;
+  static constexpr int kMaxInner = kOnTiles<E> ? kMaxBlockPanels * kPanelOperands : 144 / E::kPack;
+  // What row blocks see of panels is rounded to as many vectors: as many as operands along a tile.
+  static constexpr int kSpanVectors = kOnTiles<E> ? static_cast<int>(kTileOperands) * E::kPack / W : 1;
   static constexpr Acc kHidden = -std::numeric_limits<Acc>::infinity();
 
   ScoreTile(const AttentionParams& p, int block_panels, bool keep_softcap_slope)
@@ -72,7 +88,20 @@ class ScoreTile {
     mask_bits_.begin_batch(batch);
   }
 
-  void begin_tile(int64_t head, int64_t tile) {
+  PanelRange all_panels() const { return PanelRange{0, (p_.key_length + kPanel - 1) / kPanel}; }
+
+  // A tile visits panels of this range.
+  bool visits(int64_t head, int64_t tile, PanelRange panels) const {
+    const int64_t index = p_.plan->index(head, tile);
+    for (int64_t n = p_.plan->offsets[index]; n < p_.plan->offsets[index + 1]; ++n) {
+      const PanelRun& run = p_.plan->runs[n];
+      if (run.begin < panels.end && run.end > panels.begin) return true;
+    }
+    return false;
+  }
+
+  // Of the panels that the tile visits, those of a range.
+  void begin_tile(int64_t head, int64_t tile, PanelRange panels) {
     head_ = head;
     row_begin_ = tile * p_.plan->tile_rows;
     rows_ = std::min(p_.plan->tile_rows, p_.query_length - row_begin_);
@@ -83,7 +112,8 @@ class ScoreTile {
     runs_ = p_.plan->runs.data() + p_.plan->offsets[index];
     run_count_ = p_.plan->offsets[index + 1] - p_.plan->offsets[index];
     run_ = 0;
-    next_panel_ = run_count_ > 0 ? runs_[0].begin : 0;
+    panels_ = panels;
+    next_panel_ = run_count_ > 0 ? std::max<int64_t>(runs_[0].begin, panels.begin) : 0;
     mask_bits_.begin_tile(head, row_begin_, rows_);
     prefetch_.clear();
     const int64_t key_end = run_count_ > 0 ? std::min<int64_t>(runs_[run_count_ - 1].end * kPanel, p_.key_length) : 0;
@@ -102,8 +132,8 @@ class ScoreTile {
   bool next_block(PanelBlock& block) {
     block.count = 0;
     while (run_ < run_count_ && block.count < block_panels_) {
-      if (next_panel_ == runs_[run_].end) {
-        if (++run_ < run_count_) next_panel_ = runs_[run_].begin;
+      if (next_panel_ >= std::min<int64_t>(runs_[run_].end, panels_.end)) {
+        if (++run_ < run_count_) next_panel_ = std::max<int64_t>(runs_[run_].begin, panels_.begin);
         continue;
       }
       const int64_t panel = next_panel_++;
@@ -120,11 +150,14 @@ class ScoreTile {
     return block.count > 0;
   }
 
-  // S = Q K^T of the block, in natural units and unscaled.
-  void multiply(const PanelBlock& block) { multiply(block, queries_, query_ld_, keys_, scores_.get()); }
+  // S = Q K^T of the block and some of its rows, in natural units and unscaled.
+  void multiply(const PanelBlock& block, TileRange rows) {
+    multiply(block, rows, queries_, query_ld_, keys_, scores_.get());
+  }
 
   // to (rows, ld()) = left (rows, left_ld) times the panels of a block, where a row block sees them.
-  void multiply(const PanelBlock& block, const Operand* left, int64_t left_ld, PackedPanels<E>& right, Acc* to) {
+  void multiply(const PanelBlock& block, TileRange rows, const Operand* left, int64_t left_ld, PackedPanels<E>& right,
+                Acc* to) {
     if (few_rows_) {
       for (int c = 0; c < block.count; ++c) {
         right.few_products(block.panel[c], left, left_ld, rows_, to + c * kPanel, ld_);
@@ -134,22 +167,22 @@ class ScoreTile {
     const Operand* panels[kMaxBlockPanels];
     for (int c = 0; c < block.count; ++c) panels[c] = right.panel(block.panel[c]);
     const int64_t vector_ld = right.vector_ld(), operands = right.operands();
-    for_all_rows(columns_, [&](int64_t row, VectorRange piece) {
+    for_rows(rows, columns_, [&](int64_t row, VectorRange piece) {
       const Operand* keys = panels[piece.begin / kPanelVectors] + piece.begin % kPanelVectors * vector_ld;
-      gemm_vectors<E>(piece.end - piece.begin, std::min<int64_t>(kMaskRows, rows_ - row), operands,
+      gemm_vectors<E>(piece.end - piece.begin, std::min<int64_t>(kMaskRows<E>, rows_ - row), operands,
                       left + row * left_ld, left_ld, keys, vector_ld, to + row * ld_ + piece.begin * W, ld_);
     });
   }
 
   // to (rows, width of right) += left (rows, the block's operands) times the rows of its panels that a row block sees.
-  void multiply_add_rows(const PanelBlock& block, const Operand* left, int64_t left_ld, PackedRows<E>& right, Acc* to,
-                         int64_t to_ld, int64_t width) {
+  void multiply_add_rows(const PanelBlock& block, TileRange rows, const Operand* left, int64_t left_ld,
+                         PackedRows<E>& right, Acc* to, int64_t to_ld, int64_t width) {
     const Operand* panels[kMaxBlockPanels];
     for (int c = 0; c < block.count; ++c) panels[c] = right.panel(block.panel[c]);
-    for_all_rows(inner_, [&](int64_t row, VectorRange piece) {
-      const Operand* rows = panels[piece.begin / kPanelOperands] + piece.begin % kPanelOperands * right.ld();
-      gemm<E, Lay::kRows>(std::min<int64_t>(kMaskRows, rows_ - row), width / W, piece.end - piece.begin,
-                          left + row * left_ld + piece.begin, left_ld, rows, right.ld(), to + row * to_ld, to_ld, true);
+    for_rows(rows, inner_, [&](int64_t row, VectorRange piece) {
+      const Operand* from = panels[piece.begin / kPanelOperands] + piece.begin % kPanelOperands * right.ld();
+      gemm<E, Lay::kRows>(std::min<int64_t>(kMaskRows<E>, rows_ - row), width / W, piece.end - piece.begin,
+                          left + row * left_ld + piece.begin, left_ld, from, right.ld(), to + row * to_ld, to_ld, true);
     });
   }
 
@@ -186,7 +219,7 @@ class ScoreTile {
   // Calls f(begin, end) for each stretch of columns that may hold a visible score of the row.
   template <class F>
   inline __attribute__((always_inline)) void for_each_span(int64_t row, F f) const {
-    const Spans& spans = spans_[row / kMaskRows];
+    const Spans& spans = spans_[row / kMaskRows<E>];
     for (int n = 0; n < spans.count; ++n) f(spans.span[n].begin, spans.span[n].end);
   }
 
@@ -194,7 +227,7 @@ class ScoreTile {
   template <class F>
   inline __attribute__((always_inline)) void for_each_vector(const PanelBlock& block, int64_t row, F f) const {
     for (int c = 0; c < block.count; ++c) {
-      const VectorRange range = visible(block, row / kMaskRows, c);
+      const VectorRange range = visible(block, row / kMaskRows<E>, c);
       for (int v = range.begin; v < range.end; ++v) f(c, c * kPanel + v * W);
     }
   }
@@ -203,7 +236,9 @@ class ScoreTile {
     if (!block.masked[c]) return VectorRange{0, static_cast<int>(kPanel / W)};
     const uint64_t any = mask_bits_.any(row_block, c);
     if (any == 0) return VectorRange{0, 0};
-    return VectorRange{__builtin_ctzll(any) / W, (63 - __builtin_clzll(any)) / W + 1};
+    constexpr int unit = kSpanVectors * W;
+    return VectorRange{__builtin_ctzll(any) / unit * kSpanVectors,
+                       ((63 - __builtin_clzll(any)) / unit + 1) * kSpanVectors};
   }
 
   // Distance of column 0 of a panel from a row's position.
@@ -212,7 +247,7 @@ class ScoreTile {
   Acc* row(int64_t r) const { return scores_.get() + r * ld_; }
   Acc* softcap_slope_row(int64_t r) const { return softcap_slope_.get() + r * ld_; }
   const TileRows<E>& query_rows() const { return query_rows_; }
-  const MaskBits& mask_bits() const { return mask_bits_; }
+  const MaskBits<kMaskRows<E>>& mask_bits() const { return mask_bits_; }
   int64_t ld() const { return ld_; }
   int64_t batch() const { return batch_; }
   int64_t key_head() const { return key_head_; }
@@ -241,32 +276,33 @@ class ScoreTile {
   // Calls f(first row, piece): the first piece of all row blocks, the second, ... Neighbours share most of what they
   // read, which then stays near.
   template <class F>
-  inline __attribute__((always_inline)) void for_all_rows(const Pieces* pieces, F f) {
+  inline __attribute__((always_inline)) void for_rows(TileRange rows, const Pieces* pieces, F f) {
     bool more = true;
     for (int n = 0; more; ++n) {
       more = false;
-      for (int64_t row = 0; row < rows_; row += kMaskRows) {
-        if (n >= pieces[row / kMaskRows].count) continue;
+      for (int64_t row = rows.begin; row < rows.end; row += kMaskRows<E>) {
+        if (n >= pieces[row / kMaskRows<E>].count) continue;
         more = true;
-        f(row, pieces[row / kMaskRows].piece[n]);
+        f(row, pieces[row / kMaskRows<E>].piece[n]);
         prefetch_.step();
       }
     }
   }
 
   void find_pieces(const PanelBlock& block) {
-    for (int64_t row_block = 0; row_block * kMaskRows < rows_; ++row_block) {
+    for (int64_t row_block = 0; row_block * kMaskRows<E> < rows_; ++row_block) {
       Pieces &columns = columns_[row_block], &inner = inner_[row_block];
       columns.count = inner.count = 0;
       VectorRange vectors{0, 0}, operands{0, 0};  // not yet cut
       const auto cut = [&] {
-        columns.cut(vectors, kMaxColumnVectors);
+        columns.cut(vectors, kMaxVectors);
         inner.cut(operands, kMaxInner);
       };
       for (int c = 0; c < block.count; ++c) {
         const uint64_t any = block.masked[c] ? mask_bits_.any(row_block, c) : ~uint64_t{0};
         if (any == 0) continue;
-        const int first = __builtin_ctzll(any), last = 63 - __builtin_clzll(any);
+        constexpr int unit = kOnTiles<E> ? kSpanVectors * W : 1;
+        const int first = __builtin_ctzll(any) / unit * unit, last = 63 - (__builtin_clzll(any) / unit * unit);
         const int begin = c * kPanelVectors + first / W;
         if (begin != vectors.end || first >= W || c == 0 || block.panel[c] != block.panel[c - 1] + 1) {
           cut();
@@ -281,7 +317,7 @@ class ScoreTile {
   }
 
   void find_spans(const PanelBlock& block) {
-    for (int64_t row_block = 0; row_block * kMaskRows < rows_; ++row_block) {
+    for (int64_t row_block = 0; row_block * kMaskRows<E> < rows_; ++row_block) {
       Spans& spans = spans_[row_block];
       spans.count = 0;
       for (int c = 0; c < block.count; ++c) {
@@ -300,7 +336,7 @@ class ScoreTile {
 
   void hide(const PanelBlock& block, int64_t row, int c) {
     constexpr uint64_t all = W == 64 ? ~uint64_t{0} : (uint64_t{1} << W) - 1;
-    const VectorRange range = visible(block, row / kMaskRows, c);
+    const VectorRange range = visible(block, row / kMaskRows<E>, c);
     const uint64_t bits = mask_bits_.row(row, c);
     Acc* s = this->row(row) + c * kPanel;
     uint64_t hidden = ~bits & range_bits(range.begin * W, range.end * W - 1);
@@ -313,7 +349,7 @@ class ScoreTile {
 
   // Where nothing else changes the scores, scaling can wait for the softmax.
   void add_relative_key(const PanelBlock& block, int64_t row, int c) {
-    const VectorRange range = visible(block, row / kMaskRows, c);
+    const VectorRange range = visible(block, row / kMaskRows<E>, c);
     const Acc* relative = relative_key_.window(row, distance(row, block.panel[c]));
     Acc* s = this->row(row) + c * kPanel;
     for (int v = range.begin; v < range.end; ++v) store(s + v * W, load(s + v * W) + load(relative + v * W));
@@ -321,7 +357,7 @@ class ScoreTile {
 
   void modify_row(const PanelBlock& block, int64_t row, int c) {
     Acc* s = scores_.get() + row * ld_ + c * kPanel;
-    const VectorRange range = visible(block, row / kMaskRows, c);
+    const VectorRange range = visible(block, row / kMaskRows<E>, c);
     const int64_t distance_begin = distance(row, block.panel[c]);
     const Acc* relative = p_.relative_key ? relative_key_.window(row, distance_begin) : nullptr;
     const Acc* bias = p_.relative_bias ? bias_.window(distance_begin) : nullptr;
@@ -361,12 +397,13 @@ class ScoreTile {
   Pieces columns_[kRowBlocks];  // in vectors
   Pieces inner_[kRowBlocks];    // in operands
   Scratch<Acc> softcap_slope_;  // d softcap(x) / dx
-  MaskBits mask_bits_;
+  MaskBits<kMaskRows<E>> mask_bits_;
   PrefetchQueue prefetch_;
   RelativeProduct<E> relative_key_;
   RelativeBias<Acc> bias_;
   int64_t batch_ = -1, key_head_ = -1, head_ = 0, row_begin_ = 0, rows_ = 0;
   const PanelRun* runs_ = nullptr;
+  PanelRange panels_{0, 0};
   int64_t run_count_ = 0, run_ = 0, next_panel_ = 0;
   int64_t first_distance_ = 0, last_distance_ = 0;
   Acc slope_ = 0;
