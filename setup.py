@@ -5,7 +5,7 @@ These shared objects come out. The package works without them (the plain-torch r
 - ``seo_kernels/lib/libseo_kernels_cpu.so``: schemas, checks and dispatch, on the LibTorch stable ABI;
 - ``seo_kernels/lib/libseo_kernels_cpu_<isa>.so``: the same sources for each instruction set, no torch;
 - ``seo_kernels/_C``: pybind11, the only one that is tied to a Python version; optional;
-- ``seo_kernels/lib/libseo_kernels_host.so``, for the tests: the GPU's kernels run by the host, with sanitizers.
+- ``seo_kernels/lib/libseo_kernels_host.so``, for the tests: the GPU's kernels on the host, sanitized.
 
 ``csrc/cuda/build.py`` builds ``libseo_kernels_cuda.so``.
 

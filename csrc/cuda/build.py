@@ -72,8 +72,8 @@ def ninja_file(nvcc: str, archs: list[str]) -> str:
         "|| (cat $out.log; false)",
         "  depfile = $out.d",
         "rule cxx",
-        f"  command = g++ -std=c++20 -O2 -fPIC -fvisibility=hidden -Wall {STABLE_ABI} {include} {torch_include} "
-        "-MMD -MF $out.d -c $in -o $out",
+        f"  command = g++ -std=c++20 -O2 -fPIC -fvisibility=hidden -Wall {STABLE_ABI} {include} "
+        f"{torch_include} -MMD -MF $out.d -c $in -o $out",
         "  depfile = $out.d",
         "rule stub",
         "  command = gcc -shared -Wl,-soname,libtorch_cuda.so $in -o $out",
