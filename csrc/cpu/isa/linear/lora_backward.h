@@ -35,7 +35,7 @@ class LoraBackward {
         dropped_ld_(round_up(columns_, kLanes<Acc> * E::kPack)),
         dropped_(p.dropout.any && grad_a_ ? kBlockRows * dropped_ld_ : 0),
         input_(p.input, p.dropout.any && grad_a_ ? kBlockRows : 0, operand_count<E>(columns_)),
-        raised_(p.dropout.any ? kBlockRows * Panels<E>::kColumns : 0),
+        raised_(p.dropout.any ? kTileRows<E> * Panels<E>::kColumns : 0),
         write_(p) {}
 
   void run() {
@@ -43,7 +43,7 @@ class LoraBackward {
       this->on_rows(row, rows, operands, a, lda);
     };
     const auto finish = [&](int64_t row, int64_t rows, int64_t column, int64_t columns, Acc* values, int64_t ld) {
-      this->add_low_rank(rows, column, columns, values, ld);
+      this->add_low_rank({row - block_, row - block_ + rows}, column, columns, values, ld);
       write_(row, rows, column, columns, values, ld);
     };
     if (share_.packed) return product_.run(share_.rows, share_.panels, on_rows, finish);
@@ -69,6 +69,7 @@ class LoraBackward {
 
   void on_rows(int64_t row, int64_t rows, Range operands, const Operand* a, int64_t lda) {
     const Range block{row, row + rows};
+    block_ = row;
     projection_.add(rows, operands, a, lda);
     if (grad_b_) {
       if (operands.begin == 0) set_projected(row, rows);
@@ -100,14 +101,15 @@ class LoraBackward {
     return {dropped_.get(), element, rows.size(), columns_, dropped_ld_, 1};
   }
 
-  void add_low_rank(int64_t rows, int64_t column, int64_t columns, Acc* values, int64_t ld) {
+  // rows: of the block
+  void add_low_rank(Range rows, int64_t column, int64_t columns, Acc* values, int64_t ld) {
     const int64_t panel = column / Panels<E>::kColumns;
     if (!p_.dropout.any) return projection_.multiply_up(rows, panel, values, ld, true);
     projection_.multiply_up(rows, panel, raised_.get(), Panels<E>::kColumns, false);
-    for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t r = 0; r < rows.size(); ++r) {
       const Acc* raised = raised_.get() + r * Panels<E>::kColumns;
       for (int64_t n = 0; n < columns; n += kLanes<Acc>) {
-        const Mask<Acc> kept = bits_to_mask<Acc>(kept_.lanes<Acc>(r, column + n));
+        const Mask<Acc> kept = bits_to_mask<Acc>(kept_.lanes<Acc>(rows.begin + r, column + n));
         Acc* to = values + r * ld + n;
         store(to, load(to) + (kept ? load(raised + n) : Vec<Acc>{}));
       }
@@ -127,6 +129,7 @@ class LoraBackward {
   Scratch<Element> dropped_;
   LeftRows<E> input_;
   Scratch<Acc> raised_;  // V lora_a of a tile
+  int64_t block_ = 0;    // the first of the rows that are projected
   TileWriter<E> write_;
 };
 

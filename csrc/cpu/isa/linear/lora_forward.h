@@ -34,7 +34,8 @@ class LoraForward {
       this->project(row, rows, operands, a, lda);
     };
     const auto finish = [&](int64_t row, int64_t rows, int64_t column, int64_t columns, Acc* values, int64_t ld) {
-      projection_.multiply_up(rows, column / Panels<E>::kColumns, values, ld, true);
+      const int64_t first = row - block_;
+      projection_.multiply_up({first, first + rows}, column / Panels<E>::kColumns, values, ld, true);
       write_(row, rows, column, columns, values, ld);
     };
     if (share_.packed) return product_.run(share_.rows, share_.panels, project, finish);
@@ -55,6 +56,7 @@ class LoraForward {
 
  private:
   void project(int64_t row, int64_t rows, Range operands, const Operand* a, int64_t lda) {
+    block_ = row;
     const bool last = operands.end == base_.operands();
     if (p_.dropout.any) {
       if (operands.begin == 0) kept_.draw({row, row + rows});
@@ -89,6 +91,7 @@ class LoraForward {
   KeptEntries kept_;
   int64_t dropped_ld_;
   Scratch<Operand> dropped_;
+  int64_t block_ = 0;  // the first of the rows that are projected
   TileWriter<E> write_;
 };
 

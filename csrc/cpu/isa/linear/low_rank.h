@@ -48,10 +48,10 @@ class Projection {
     left_ = operand_rows<E>(scaled_.get(), ld_, rows, ld_, operands_.get(), ld_);
   }
 
-  // values (rows, ld) = or += scaled sums times a panel of the up matrix
-  void multiply_up(int64_t rows, int64_t panel, Acc* values, int64_t ld, bool accumulate) const {
-    gemm<E, Lay::kRows>(rows, up_.vectors(panel), up_.operands(), left_, ld_, up_.at(panel), up_.ld(), values, ld,
-                        accumulate);
+  // values (rows.size(), ld) = or += these rows of the scaled sums times a panel of the up matrix
+  void multiply_up(Range rows, int64_t panel, Acc* values, int64_t ld, bool accumulate) const {
+    gemm<E, Lay::kRows>(rows.size(), up_.vectors(panel), up_.operands(), left_ + rows.begin * ld_, ld_, up_.at(panel),
+                        up_.ld(), values, ld, accumulate);
   }
 
   // (rows, rank) with row stride ld()
