@@ -62,6 +62,9 @@ struct Ahead {
 
   const char* line = nullptr;  // null: nothing
   int64_t stride = 0;          // bytes
+
+  // What a product of so many steps has left.
+  Ahead after(int64_t inner) const { return {line + inner / kSteps * stride, stride}; }
 };
 
 template <class E, Lay L, RightLay R, int MR, int NV>
@@ -85,11 +88,10 @@ inline __attribute__((always_inline)) void micro_kernel(int64_t inner, const typ
     }
     b += R == RightLay::kRows ? ldb : W;
   };
-  const char* line = ahead.line ? ahead.line : reinterpret_cast<const char*>(b);
   int64_t k = 0;
-  for (; k + Ahead::kSteps <= inner; k += Ahead::kSteps) {
-    __builtin_prefetch(line, 0, 2);
-    line += ahead.stride;
+  for (; ahead.line && k + Ahead::kSteps <= inner; k += Ahead::kSteps) {
+    __builtin_prefetch(ahead.line, 0, 2);
+    ahead.line += ahead.stride;
 #pragma GCC unroll 4
     for (int n = 0; n < Ahead::kSteps; ++n) step(k + n);
   }
@@ -157,6 +159,7 @@ void gemm(int64_t rows, int64_t column_vectors, int64_t inner, const typename E:
   int64_t i = 0;
   for (; i + kRowBlock <= rows; i += kRowBlock) {
     gemm_row_block<E, L, kRowBlock>(column_vectors, inner, at(i), lda, b, ldb, c + i * ldc, ldc, accumulate, ahead);
+    ahead = ahead.after(inner);
   }
   for (; i + 4 <= rows; i += 4) {
     gemm_row_block<E, L, 4>(column_vectors, inner, at(i), lda, b, ldb, c + i * ldc, ldc, accumulate, ahead);

@@ -125,14 +125,14 @@ class Matmul {
           gemm<E, Lay::kRows>(count, b_.vectors(panel), operands.size(), a + first * left_.ld(), left_.ld(), b, b_.ld(),
                               sums, kColumns, pass > 0, ahead);
           if (pass + 1 == passes_) on_tile(row, count, panel * kColumns, b_.columns(panel), sums, kColumns);
-          ahead.line += operands.size() / Ahead::kSteps * ahead.stride;
+          ahead = ahead.after(operands.size());
         }
       }
     }
   }
 
-  // The operands of B that are read after these of this panel: each tile of a block asks for a part of them. They are
-  // too far away for the first tile that reads them to wait for them: all panels together exceed the near caches.
+  // The operands of B that are read after these of this panel; each kRowBlock rows of the block ask for a part of them.
+  // All panels together exceed the near caches, and the first rows would wait for every line.
   Ahead next_operands(Range panels, int64_t panel, Range operands) const {
     const bool last = panel + 1 == panels.end;
     const Operand* next = b_.at(last ? panels.begin : panel + 1);
@@ -142,7 +142,7 @@ class Matmul {
       next += operands.end * b_.ld();
     }
     const int64_t bytes = Ahead::kSteps * b_.ld() * static_cast<int64_t>(sizeof(Operand));
-    return {reinterpret_cast<const char*>(next), bytes * kTileRows<E> / block_rows_};
+    return {reinterpret_cast<const char*>(next), bytes * kRowBlock / block_rows_};
   }
 
   Panels<E> b_;
