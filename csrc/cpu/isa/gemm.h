@@ -65,15 +65,27 @@ enum class Lay { kRows, kColumns };
 // How B lies in memory: row by row, ld apart; or column vector by column vector, each (inner, lanes), ld apart.
 enum class RightLay { kRows, kVectors };
 
+// Memory asked for while a product runs, because what comes next will read it: a line every kSteps steps along the
+// inner dimension, so that the requests do not get in the way of the product's own.
+struct Ahead {
+  static constexpr int kSteps = 4;
+
+  const char* line = nullptr;  // null: nothing
+  int64_t stride = 0;          // bytes
+
+  // What a product of so many steps has left.
+  Ahead after(int64_t inner) const { return {line + inner / kSteps * stride, stride}; }
+};
+
 template <class E, Lay L, RightLay R, int MR, int NV>
 inline __attribute__((always_inline)) void micro_kernel(int64_t inner, const typename E::Operand* a, int64_t lda,
                                                         const typename E::Operand* b, int64_t ldb, typename E::Acc* c,
-                                                        int64_t ldc, bool accumulate) {
+                                                        int64_t ldc, bool accumulate, Ahead ahead) {
   using Acc = typename E::Acc;
   using Operand = typename E::Operand;
   constexpr int W = kLanes<Acc>;
   Vec<Acc> sum[MR][NV] = {};
-  for (int64_t k = 0; k < inner; ++k) {
+  const auto step = [&](int64_t k) __attribute__((always_inline)) {
     Vec<Operand> bv[NV];
 #pragma GCC unroll 4
     for (int j = 0; j < NV; ++j) bv[j] = load(b + j * (R == RightLay::kRows ? W : ldb));
@@ -85,7 +97,15 @@ inline __attribute__((always_inline)) void micro_kernel(int64_t inner, const typ
       for (int j = 0; j < NV; ++j) sum[i][j] = E::multiply_add(av, bv[j], sum[i][j]);
     }
     b += R == RightLay::kRows ? ldb : W;
+  };
+  int64_t k = 0;
+  for (; ahead.line && k + Ahead::kSteps <= inner; k += Ahead::kSteps) {
+    __builtin_prefetch(ahead.line, 0, 2);
+    ahead.line += ahead.stride;
+#pragma GCC unroll 4
+    for (int n = 0; n < Ahead::kSteps; ++n) step(k + n);
   }
+  for (; k < inner; ++k) step(k);
   if (accumulate) {
 #pragma GCC unroll 6
     for (int i = 0; i < MR; ++i) {
@@ -104,34 +124,36 @@ inline __attribute__((always_inline)) void micro_kernel(int64_t inner, const typ
 template <class E, Lay L, RightLay R, int MR, int NV>
 __attribute__((noinline)) void micro_kernel_call(int64_t inner, const typename E::Operand* a, int64_t lda,
                                                  const typename E::Operand* b, int64_t ldb, typename E::Acc* c,
-                                                 int64_t ldc, bool accumulate) {
-  micro_kernel<E, L, R, MR, NV>(inner, a, lda, b, ldb, c, ldc, accumulate);
+                                                 int64_t ldc, bool accumulate, Ahead ahead) {
+  micro_kernel<E, L, R, MR, NV>(inner, a, lda, b, ldb, c, ldc, accumulate, ahead);
 }
 
 // MR rows, any number of column vectors.
 template <class E, Lay L, int MR>
 inline void gemm_row_block(int64_t column_vectors, int64_t inner, const typename E::Operand* a, int64_t lda,
-                           const typename E::Operand* b, int64_t ldb, typename E::Acc* c, int64_t ldc,
-                           bool accumulate) {
+                           const typename E::Operand* b, int64_t ldb, typename E::Acc* c, int64_t ldc, bool accumulate,
+                           Ahead ahead) {
   constexpr int W = kLanes<typename E::Acc>;
   int64_t j = 0;
   for (; j + kMaxColumnVectors <= column_vectors; j += kMaxColumnVectors) {
     micro_kernel_call<E, L, RightLay::kRows, MR, kMaxColumnVectors>(inner, a, lda, b + j * W, ldb, c + j * W, ldc,
-                                                                    accumulate);
+                                                                    accumulate, ahead);
   }
   switch (column_vectors - j) {
     case 3:
       if constexpr (kMaxColumnVectors > 3) {
-        micro_kernel_call<E, L, RightLay::kRows, MR, 3>(inner, a, lda, b + j * W, ldb, c + j * W, ldc, accumulate);
+        micro_kernel_call<E, L, RightLay::kRows, MR, 3>(inner, a, lda, b + j * W, ldb, c + j * W, ldc, accumulate,
+                                                        ahead);
       }
       break;
     case 2:
       if constexpr (kMaxColumnVectors > 2) {
-        micro_kernel_call<E, L, RightLay::kRows, MR, 2>(inner, a, lda, b + j * W, ldb, c + j * W, ldc, accumulate);
+        micro_kernel_call<E, L, RightLay::kRows, MR, 2>(inner, a, lda, b + j * W, ldb, c + j * W, ldc, accumulate,
+                                                        ahead);
       }
       break;
     case 1:
-      micro_kernel_call<E, L, RightLay::kRows, MR, 1>(inner, a, lda, b + j * W, ldb, c + j * W, ldc, accumulate);
+      micro_kernel_call<E, L, RightLay::kRows, MR, 1>(inner, a, lda, b + j * W, ldb, c + j * W, ldc, accumulate, ahead);
       break;
     default:
       break;
@@ -141,7 +163,8 @@ inline void gemm_row_block(int64_t column_vectors, int64_t inner, const typename
 // C (rows x column_vectors * lanes) = or += A (rows x inner) B (inner x columns).
 template <class E, Lay L>
 void gemm(int64_t rows, int64_t column_vectors, int64_t inner, const typename E::Operand* a, int64_t lda,
-          const typename E::Operand* b, int64_t ldb, typename E::Acc* c, int64_t ldc, bool accumulate) {
+          const typename E::Operand* b, int64_t ldb, typename E::Acc* c, int64_t ldc, bool accumulate,
+          Ahead ahead = {}) {
 #if defined(SK_ISA_AMX_BF16)
   if constexpr (E::kPack == 2) {
     const auto product = L == Lay::kRows ? tile_product : tile_product_columns;
@@ -151,16 +174,17 @@ void gemm(int64_t rows, int64_t column_vectors, int64_t inner, const typename E:
   const auto at = [&](int64_t i) { return a + (L == Lay::kRows ? i * lda : i); };
   int64_t i = 0;
   for (; i + kRowBlock <= rows; i += kRowBlock) {
-    gemm_row_block<E, L, kRowBlock>(column_vectors, inner, at(i), lda, b, ldb, c + i * ldc, ldc, accumulate);
+    gemm_row_block<E, L, kRowBlock>(column_vectors, inner, at(i), lda, b, ldb, c + i * ldc, ldc, accumulate, ahead);
+    ahead = ahead.after(inner);
   }
   for (; i + 4 <= rows; i += 4) {
-    gemm_row_block<E, L, 4>(column_vectors, inner, at(i), lda, b, ldb, c + i * ldc, ldc, accumulate);
+    gemm_row_block<E, L, 4>(column_vectors, inner, at(i), lda, b, ldb, c + i * ldc, ldc, accumulate, ahead);
   }
   for (; i + 2 <= rows; i += 2) {
-    gemm_row_block<E, L, 2>(column_vectors, inner, at(i), lda, b, ldb, c + i * ldc, ldc, accumulate);
+    gemm_row_block<E, L, 2>(column_vectors, inner, at(i), lda, b, ldb, c + i * ldc, ldc, accumulate, ahead);
   }
   for (; i < rows; ++i) {
-    gemm_row_block<E, L, 1>(column_vectors, inner, at(i), lda, b, ldb, c + i * ldc, ldc, accumulate);
+    gemm_row_block<E, L, 1>(column_vectors, inner, at(i), lda, b, ldb, c + i * ldc, ldc, accumulate, ahead);
   }
 }
 
@@ -172,7 +196,7 @@ inline void gemm_vectors(int64_t rows, int64_t inner, const typename E::Operand*
   const auto block = [&]<int MR>() {
     for (; i + MR <= rows; i += MR) {
       micro_kernel_call<E, Lay::kRows, RightLay::kVectors, MR, NV>(inner, a + i * lda, lda, b, ldb, c + i * ldc, ldc,
-                                                                   false);
+                                                                   false, {});
     }
   };
   block.template operator()<kRowBlock>();

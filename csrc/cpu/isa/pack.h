@@ -11,10 +11,6 @@
 namespace seo_kernels::cpu {
 namespace {
 
-// Products of an engine's matrices run on tile registers.
-template <class E>
-constexpr bool kOnTiles = kHasTiles && E::kPack == 2;
-
 inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 inline float bfloat16_to_float(uint16_t bits) {

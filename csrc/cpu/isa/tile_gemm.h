@@ -15,7 +15,6 @@ constexpr int64_t kTileRows = 16;
 constexpr int64_t kTileOperands = 16;  // pairs along the inner dimension
 
 #if defined(SK_ISA_AMX_BF16)
-constexpr bool kHasTiles = true;
 
 // Tile instructions are opaque to the compiler: it must have stored what they load, and load what they stored.
 inline __attribute__((always_inline)) void tile_fence() { asm volatile("" : : : "memory"); }
@@ -202,7 +201,6 @@ inline void tile_product_columns(int64_t rows, int64_t vectors, int64_t inner, c
 }
 
 #else
-constexpr bool kHasTiles = false;
 
 struct TileSession {};
 

@@ -44,7 +44,7 @@ class LoraBackward {
       this->on_rows(row, rows, operands, a, lda);
     };
     const auto finish = [&](int64_t row, int64_t rows, int64_t column, int64_t columns, Acc* values, int64_t ld) {
-      this->add_low_rank(row - block_row_, rows, column, columns, values, ld);
+      this->add_low_rank({row - block_row_, row - block_row_ + rows}, column, columns, values, ld);
       write_(row, rows, column, columns, values, ld);
     };
     if (share_.packed) return product_.run(share_.rows, share_.panels, on_rows, finish);
@@ -101,14 +101,15 @@ class LoraBackward {
     return {dropped_.get(), element, rows.size(), columns_, dropped_ld_, 1};
   }
 
-  void add_low_rank(int64_t first, int64_t rows, int64_t column, int64_t columns, Acc* values, int64_t ld) {
+  // rows: of the block
+  void add_low_rank(Range rows, int64_t column, int64_t columns, Acc* values, int64_t ld) {
     const int64_t panel = column / Panels<E>::kColumns;
-    if (!p_.dropout.any) return projection_.multiply_up({first, first + rows}, panel, values, ld, true);
-    projection_.multiply_up({first, first + rows}, panel, raised_.get(), Panels<E>::kColumns, false);
-    for (int64_t r = 0; r < rows; ++r) {
+    if (!p_.dropout.any) return projection_.multiply_up(rows, panel, values, ld, true);
+    projection_.multiply_up(rows, panel, raised_.get(), Panels<E>::kColumns, false);
+    for (int64_t r = 0; r < rows.size(); ++r) {
       const Acc* raised = raised_.get() + r * Panels<E>::kColumns;
       for (int64_t n = 0; n < columns; n += kLanes<Acc>) {
-        const Mask<Acc> kept = bits_to_mask<Acc>(kept_.lanes<Acc>(first + r, column + n));
+        const Mask<Acc> kept = bits_to_mask<Acc>(kept_.lanes<Acc>(rows.begin + r, column + n));
         Acc* to = values + r * ld + n;
         store(to, load(to) + (kept ? load(raised + n) : Vec<Acc>{}));
       }

@@ -5,7 +5,8 @@
 //   Matmul<E>(matrix_a, b).run(rows, panels, on_tile);
 //
 // on_tile(row, rows, column, columns, values, ld): entries (row + i, column + j) of C are values[i * ld + j], in the
-// accumulation type; the hook may overwrite them. What pads a row to whole vectors means nothing.
+// accumulation type; the hook may overwrite them. What pads a row to whole vectors means nothing. Tiles of a block of
+// kBlockRows rows come one panel after the other, each from the block's first row to its last.
 #pragma once
 
 #include "cpu/isa/linear/operands.h"
@@ -17,6 +18,11 @@ constexpr int64_t kBlockRows = 96;       // a multiple of kRowBlock and of kLane
 constexpr int64_t kInnerOperands = 768;  // at most, of one pass over a row block
 constexpr int64_t kPassStep = 16;        // passes begin at a multiple: of kLanes, of a word of dropout bits
 constexpr int64_t kPanelsOfBlock = 64;   // at most, whose sums are kept between passes
+
+// Rows of a tile, at most. Few: its values are in the nearest cache, and what the hook writes to memory is on its way
+// while the next tile is computed.
+template <class E>
+constexpr int64_t kPieceRows = E::kPack == 1 ? kRowBlock : kBlockRows;
 
 // Operand rows of A: where they lie if they can be read there, otherwise packed.
 template <class E>
@@ -112,14 +118,32 @@ class Matmul {
       const Operand* a = left_.load(rows, operands);
       if (first) on_rows(rows.begin, rows.size(), operands, a, left_.ld());
       for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
-        Acc* sums = sums_.get() + (passes_ > 1 ? (panel - panels.begin) * block_rows_ * kColumns : 0);
-        gemm<E, Lay::kRows>(rows.size(), b_.vectors(panel), operands.size(), a, left_.ld(),
-                            b_.at(panel) + operands.begin * b_.ld(), b_.ld(), sums, kColumns, pass > 0);
-        if (pass + 1 == passes_) {
-          on_tile(rows.begin, rows.size(), panel * kColumns, b_.columns(panel), sums, kColumns);
+        const Operand* b = b_.at(panel) + operands.begin * b_.ld();
+        Ahead ahead = next_operands(panels, panel, operands);
+        for (int64_t row = rows.begin; row < rows.end; row += kPieceRows<E>) {
+          const int64_t first = row - rows.begin, count = std::min(kPieceRows<E>, rows.end - row);
+          Acc* sums = sums_.get() + ((passes_ > 1 ? panel - panels.begin : 0) * block_rows_ + first) * kColumns;
+          gemm<E, Lay::kRows>(count, b_.vectors(panel), operands.size(), a + first * left_.ld(), left_.ld(), b, b_.ld(),
+                              sums, kColumns, pass > 0, ahead);
+          if (pass + 1 == passes_) on_tile(row, count, panel * kColumns, b_.columns(panel), sums, kColumns);
+          ahead = ahead.after(operands.size());
         }
       }
     }
+  }
+
+  // The operands of B that are read after these of this panel; each kRowBlock rows of the block ask for a part of them.
+  // All panels together exceed the near caches, and the first rows would wait for every line.
+  Ahead next_operands(Range panels, int64_t panel, Range operands) const {
+    const bool last = panel + 1 == panels.end;
+    const Operand* next = b_.at(last ? panels.begin : panel + 1);
+    if (!last) {
+      next += operands.begin * b_.ld();
+    } else if (operands.end < b_.operands()) {
+      next += operands.end * b_.ld();
+    }
+    const int64_t bytes = Ahead::kSteps * b_.ld() * static_cast<int64_t>(sizeof(Operand));
+    return {reinterpret_cast<const char*>(next), bytes * kRowBlock / block_rows_};
   }
 
   Panels<E> b_;

@@ -92,6 +92,18 @@ inline __attribute__((always_inline)) void load_block(const MatrixView& matrix, 
   }
 }
 
+// Asks for what load_block will read two blocks further along the inner dimension: the lines of a block lie whole rows
+// of the matrix apart, so that the hardware does not foresee them.
+template <class E, class S>
+inline __attribute__((always_inline)) void prefetch_block(const MatrixView& matrix, int64_t row, int64_t operand) {
+  constexpr int64_t W = kLanes<typename E::Acc>;
+  const bool along = matrix.column_stride == 1;
+  const int64_t lines = along ? W : W * E::kPack, stride = along ? matrix.row_stride : matrix.column_stride;
+  const int64_t inner = (operand + 2 * W) * E::kPack;
+  const S* at = static_cast<const S*>(matrix.data) + row * matrix.row_stride + inner * matrix.column_stride;
+  for (int64_t i = 0; i < lines; ++i) __builtin_prefetch(at + i * stride, 0, 2);
+}
+
 // Calls f with a value of a type that E's operands can be made of.
 template <class E, class F>
 inline void with_source(DType dtype, F f) {
@@ -107,8 +119,9 @@ template <class E>
 inline void pack_rows(const MatrixView& matrix, Range rows, Range operands, typename E::Operand* to, int64_t ld) {
   constexpr int64_t W = kLanes<typename E::Acc>;
   with_source<E>(matrix.dtype, [&](auto stored) {
-    for (int64_t row = rows.begin; row < rows.end; row += W) {
-      for (int64_t operand = operands.begin; operand < operands.end; operand += W) {
+    for (int64_t operand = operands.begin; operand < operands.end; operand += W) {
+      for (int64_t row = rows.begin; row < rows.end; row += W) {
+        prefetch_block<E, decltype(stored)>(matrix, row, operand);
         Vec<typename E::Operand> block[W];
         load_block<E, decltype(stored), true>(matrix, row, operand, block);
         typename E::Operand* at = to + (row - rows.begin) * ld + operand - operands.begin;
@@ -161,15 +174,13 @@ class Panels {
   // matrix: (inner, columns)
   void pack(const MatrixView& matrix, Range panels) const {
     const MatrixView by_column = matrix.transposed();
+    // Rows that lie in memory as such are read over all panels: a panel's part of them would be a page for a few lines.
+    const int64_t together = matrix.column_stride == 1 ? std::max<int64_t>(1, panels.size()) : 1;
     with_source<E>(matrix.dtype, [&](auto stored) {
-      for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
+      for (int64_t first = panels.begin; first < panels.end; first += together) {
         for (int64_t operand = 0; operand < operands_; operand += W) {
-          for (int64_t column = 0; column < vectors(panel) * W; column += W) {
-            Vec<Operand> block[W];
-            load_block<E, decltype(stored), false>(by_column, panel * kColumns + column, operand, block);
-            Operand* to = at(panel) + operand * ld_ + column;
-#pragma GCC unroll 16
-            for (int i = 0; i < W; ++i) store(to + i * ld_, block[i]);
+          for (int64_t panel = first; panel < first + together; ++panel) {
+            pack_block<decltype(stored)>(by_column, panel, operand);
           }
         }
       }
@@ -177,6 +188,18 @@ class Panels {
   }
 
  private:
+  template <class S>
+  void pack_block(const MatrixView& by_column, int64_t panel, int64_t operand) const {
+    for (int64_t column = 0; column < vectors(panel) * W; column += W) {
+      prefetch_block<E, S>(by_column, panel * kColumns + column, operand);
+      Vec<Operand> block[W];
+      load_block<E, S, false>(by_column, panel * kColumns + column, operand, block);
+      Operand* to = at(panel) + operand * ld_ + column;
+#pragma GCC unroll 16
+      for (int i = 0; i < W; ++i) store(to + i * ld_, block[i]);
+    }
+  }
+
   static int64_t width(int64_t columns) { return std::min(kColumns, round_up(columns, W)); }
 
   int64_t columns_ = 0, operands_ = 0, ld_ = 0, stride_ = 0;
