@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include "cpu/kernels.h"
+#include "torch/activation_arguments.h"
 #include "torch/activation_names.h"
 #include "torch/linear_arguments.h"
 #include "torch/matrices.h"
@@ -81,24 +82,6 @@ struct Joining {
 
 bool is_contiguous(const cpu::MatrixView& view) { return !view || view.rows <= 1 || view.row_stride == view.columns; }
 
-void check_input(const Tensor& input) {
-  if (dtype_of(input, "input") == cpu::DType::kBool) throw std::invalid_argument("input must be floating");
-}
-
-void check_same(const Tensor& tensor, const char* name, const std::vector<int64_t>& shape, const Tensor& input) {
-  check_shape(tensor, name, shape);
-  if (tensor.scalar_type() != input.scalar_type()) {
-    throw std::invalid_argument(std::string(name) + " must have input's dtype");
-  }
-}
-
-void check_bias(const Tensor& input, const OptionalTensor& bias) {
-  if (!bias) return;
-  if (input.dim() == 0) throw std::invalid_argument("input has shape (), expected (..., n) beside a bias");
-  check_shape(*bias, "bias", {input.size(input.dim() - 1)});
-  if (dtype_of(*bias, "bias") == cpu::DType::kBool) throw std::invalid_argument("bias must be floating");
-}
-
 // The bias in the accumulation type, as often as it fits into a row, and padded.
 Tensor repeated_bias(const Tensor& bias, int64_t columns, ScalarType acc) {
   const Tensor one = as_type(bias, acc);
@@ -130,8 +113,8 @@ Tensor folded(const Tensor& parts, int64_t columns, int64_t n, ScalarType type) 
 }
 
 Tensor bias_act_forward(Tensor input, OptionalTensor bias, std::string activation, double negative_slope) {
-  check_input(input);
-  check_bias(input, bias);
+  check_activation_input(input);
+  check_activation_bias(input, bias);
   cpu::BiasActForwardParams p;
   p.activation = activation_of(activation);
   p.negative_slope = negative_slope;
@@ -158,8 +141,8 @@ Tensor bias_act_forward(Tensor input, OptionalTensor bias, std::string activatio
 
 std::tuple<Tensor, Tensor> bias_act_backward(Tensor grad_out, Tensor input, OptionalTensor bias, std::string activation,
                                              double negative_slope, std::vector<bool> wanted) {
-  check_input(input);
-  check_bias(input, bias);
+  check_activation_input(input);
+  check_activation_bias(input, bias);
   check_same(grad_out, "grad_out", shape_of(input), input);
   check_wanted(wanted, 2);
   cpu::BiasActBackwardParams p;
@@ -192,21 +175,6 @@ std::tuple<Tensor, Tensor> bias_act_backward(Tensor grad_out, Tensor input, Opti
     cpu::kernels().activation.bias_act_backward(p, cpu::share(joining.rows, 1, slots, slot), slot);
   });
   return {grad_input, sums ? folded(parts, joining.columns, n, bias->scalar_type()) : absent(input)};
-}
-
-// Shape of gate, up and out; checks that input and up fit.
-std::vector<int64_t> gated_shape(const Tensor& input, const OptionalTensor& up) {
-  check_input(input);
-  std::vector<int64_t> shape = shape_of(input);
-  if (up) {
-    check_same(*up, "up", shape, input);
-    return shape;
-  }
-  if (shape.empty() || shape.back() % 2 != 0) {
-    throw std::invalid_argument("input has shape " + shape_text(input) + ", expected (..., 2n) without up");
-  }
-  shape.back() /= 2;
-  return shape;
 }
 
 // The two halves of every row.

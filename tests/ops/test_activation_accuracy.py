@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from ops.activation_truth import truth, ulps
+from ops.instruction_sets import LOWER, run_again
 from torch import Tensor
 
 import seo_kernels as sk
@@ -122,31 +120,13 @@ def test_infinite_and_nan(activation: str, dtype: torch.dtype) -> None:
     torch.testing.assert_close(first[finite], slope[finite])
 
 
-@pytest.mark.parametrize("capability", ["portable", "avx2", "avx512"])
+@pytest.mark.parametrize("capability", LOWER)
 def test_every_instruction_set(capability: str) -> None:
-    """Accuracy, layouts and sizes once more on what older machines have."""
+    """Accuracy, layouts and sizes."""
     files = [TESTS / "ops" / name for name in ("test_activation_accuracy.py", "test_activation.py")]
     properties = ("float", "narrow", "infinite", "neighbours", "sizes", "layouts", "repeatable")
     chosen = f"({' or '.join(properties)}) and not instruction_set"
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-x",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            *map(str, files),
-            "-k",
-            chosen,
-        ],
-        env=os.environ | {"SEO_KERNELS_CPU_CAPABILITY": capability},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    run_again(capability, *map(str, files), "-k", chosen)
 
 
 @pytest.mark.parametrize("activation", ["gelu", "silu", "mish", "gelu_tanh"])

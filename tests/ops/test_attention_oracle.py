@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from ops.attention_case import DEVICES, Case, Mask, Table, build, run
+from ops.instruction_sets import LOWER, run_again
 from ops.oracle import check
 from ops.pairwise import pairwise
 from ops.strategies import DTYPES, cases
@@ -211,15 +209,7 @@ def test_runs_are_bitwise_repeatable(device, dtype):
         assert torch.equal(result, second[name]), name
 
 
-@pytest.mark.parametrize("capability", ["portable", "avx2", "avx512"])
+@pytest.mark.parametrize("capability", LOWER)
 def test_every_instruction_set(capability):
-    """The directed sizes and pairs once more on what older machines have."""
-    tests = [f"{Path(__file__)}::{name}" for name in ("test_directed_sizes", "test_every_pair")]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests],
-        env=os.environ | {"SEO_KERNELS_CPU_CAPABILITY": capability},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    """The directed sizes and pairs."""
+    run_again(capability, *(f"{__file__}::{name}" for name in ("test_directed_sizes", "test_every_pair")))

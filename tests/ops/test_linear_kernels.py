@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from ops.instruction_sets import LOWER, run_again
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -204,3 +205,9 @@ def test_errors(change: dict[str, Any], message: str) -> None:
 def test_unknown_activation() -> None:
     with pytest.raises(ValueError, match="activation is 'swoosh', expected one of gelu, gelu_tanh"):
         OPS.linear_forward(torch.zeros(2, 3), torch.zeros(4, 3), None, "swoosh", False)
+
+
+@pytest.mark.parametrize("capability", LOWER)
+def test_every_instruction_set(capability: str) -> None:
+    """All activations, and sizes with several blocks and passes."""
+    run_again(capability, __file__, "-k", "not instruction_set and (activation or 193 or 257)")

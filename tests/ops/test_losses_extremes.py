@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
+from ops.instruction_sets import LOWER, run_again
 from torch import Tensor
 
 import seo_kernels as sk
@@ -155,16 +154,9 @@ def test_all_logits_far_from_zero(level: float, classes: int, dtype: torch.dtype
 
 
 @native
-@pytest.mark.parametrize("capability", ["portable", "avx2", "avx512"])
+@pytest.mark.parametrize("capability", LOWER)
 def test_every_instruction_set(capability: str) -> None:
-    """Some of the comparisons with torch and the error rule once more."""
+    """Some of the comparisons with torch and the error rule."""
     files = ["test_losses.py", "test_losses_extremes.py", "test_linear_cross_entropy.py"]
     chosen = "error_rule or strides or views or limits or far_from or ((shape3 or 193) and dtype1)"
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-k", chosen]
-        + [os.path.join(os.path.dirname(__file__), file) for file in files],
-        env=os.environ | {"SEO_KERNELS_CPU_CAPABILITY": capability},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stdout[-3000:]
+    run_again(capability, *(os.path.join(os.path.dirname(__file__), file) for file in files), "-k", chosen)
