@@ -41,12 +41,15 @@ double measure(int64_t milliseconds) {
 #if defined(SK_ISA_AMX_BF16)
 double measure_tiles(int64_t milliseconds) {
   constexpr int64_t batch = 5000;
-  alignas(64) const uint32_t zeros[kTileRows * kTileOperands] = {};
+  alignas(64) uint32_t values[kTileRows * kTileOperands];
+  for (uint32_t n = 0; n < kTileRows * kTileOperands; ++n) values[n] = 0x3F803F80u + n * 0x00050003u;  // near one
   const TileSession tiles;
   TileSession::use(kTileRows, kTileRows, kTileOperands);
   tile_fence();
-  _tile_loadd(4, zeros, 64);
-  _tile_loadd(6, zeros, 64);
+  _tile_loadd(4, values, 64);
+  _tile_loadd(6, values, 64);
+  _tile_loadd(5, values, 64);
+  _tile_loadd(7, values, 64);
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
@@ -57,9 +60,9 @@ double measure_tiles(int64_t milliseconds) {
   do {
     for (int64_t n = 0; n < batch; ++n) {
       _tile_dpbf16ps(0, 4, 6);
-      _tile_dpbf16ps(1, 4, 6);
-      _tile_dpbf16ps(2, 4, 6);
-      _tile_dpbf16ps(3, 4, 6);
+      _tile_dpbf16ps(1, 4, 7);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(3, 5, 7);
     }
     rounds += batch;
     seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
