@@ -1,5 +1,6 @@
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,15 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     assert same_state(*states)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Whatever the shell that started the tests does with interrupts: in the background it ignores them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_second_interrupt_acts_at_once(tmp_path: Path) -> None:
     def twice(trainer: Trainer) -> None:
         os.kill(os.getpid(), signal.SIGINT)
