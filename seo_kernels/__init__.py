@@ -1,4 +1,4 @@
-"""Fused attention for PyTorch with local, sparse and relative patterns, differentiable to any order.
+"""Fused attention, linear layers with LoRA, activations and losses for PyTorch, differentiable to any order.
 
 >>> import torch, seo_kernels as sk
 >>> query = key = value = torch.randn(1, 2, 100, 16)
