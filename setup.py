@@ -61,10 +61,11 @@ AVX512_FLAGS = [
     *("-mfma", "-mf16c", "-mprefer-vector-width=512"),
 ]
 AVX512_BF16_FLAGS = [*AVX512_FLAGS, "-mavx512bf16", "-DSK_ISA_AVX512_BF16"]
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 HOST_KERNEL_FLAGS = [
     # products and sums are fused, as on a GPU
     *("-DSK_HOST_EXECUTOR", "-O1", "-g1", "-march=native", "-Wno-unknown-pragmas"),
-    *("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+    *SANITIZERS,
 ]
 INSTRUCTION_SETS = {
     "portable": ["-DSK_ISA_PORTABLE"],
@@ -102,6 +103,12 @@ def find_compiler() -> list[str]:
 def accepts(compiler: list[str], flags: list[str]) -> bool:
     """Whether the compiler takes the flags (an empty translation unit is compiled)."""
     command = [*compiler, *flags, "-Werror", "-fsyntax-only", "-x", "c++", os.devnull]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def links_sanitizers(compiler: list[str]) -> bool:
+    """Whether the sanitizers' libraries are there: some systems have them in a package of their own."""
+    command = [*compiler, *SANITIZERS, "-shared", "-fPIC", "-x", "c++", os.devnull, "-o", os.devnull]
     return subprocess.run(command, capture_output=True).returncode == 0
 
 
@@ -186,13 +193,17 @@ def extensions(compiler: list[str], version: str) -> list[Extension]:
     ]
     for isa, flags in isas.items():
         built.append(extension(f"{LIBRARIES}.libseo_kernels_cpu_{isa}", sources("csrc/cpu/isa/**"), flags))
-    if os.environ.get("SEO_KERNELS_HOST_KERNELS") == "1":
+    if os.environ.get("SEO_KERNELS_HOST_KERNELS") == "1" and not links_sanitizers(compiler):
+        print(
+            f"seo_kernels: {HOST_LIBRARY} is left out: {shlex.join(compiler)} has no sanitizers", flush=True
+        )
+    elif os.environ.get("SEO_KERNELS_HOST_KERNELS") == "1":
         files = sources("csrc/torch/cuda", "csrc/cuda/host")
         host = extension(
             f"{LIBRARIES}.{HOST_LIBRARY}", files, [STABLE_ABI, *torch_headers, *HOST_KERNEL_FLAGS]
         )
         host.libraries, host.library_dirs = ["torch_cpu"], library_paths()
-        host.extra_link_args.append("-fsanitize=address,undefined")
+        host.extra_link_args += SANITIZERS
         built.append(host)
     for library in built:
         if not library.name.endswith(HOST_LIBRARY):  # the sanitizers' own come with the process
