@@ -64,8 +64,8 @@ struct BiasActBackward {
     if (!p.grad_bias) return;
     block.sync();
     block.for_threads([&](int thread) { sum_groups(block, thread); });
-    const int64_t column_tiles = (p.columns + kTileColumns<N> - 1) / kTileColumns<N>;
-    const int64_t tiles = (p.rows + tile_rows - 1) / tile_rows;
+    const int64_t column_tiles = ceil_div(p.columns, kTileColumns<N>);
+    const int64_t tiles = ceil_div(p.rows, tile_rows);
     const bool last = block.arrives_last(p.counters + block.index() % column_tiles, static_cast<unsigned>(tiles),
                                          block.shared().last);
     if (last) block.for_threads([&](int thread) { sum_tiles(block.index() % column_tiles, tiles, thread); });
@@ -101,7 +101,7 @@ struct BiasActBackward {
   // Over the row groups: the tile's part.
   template <class Block>
   SK_DEVICE void sum_groups(Block& block, int thread) const {
-    const int64_t column_tiles = (p.columns + kTileColumns<N> - 1) / kTileColumns<N>;
+    const int64_t column_tiles = ceil_div(p.columns, kTileColumns<N>);
     const int64_t row_tile = block.index() / column_tiles, first = block.index() % column_tiles * kTileColumns<N>;
     for (int n = thread; n < kTileColumns<N>; n += kThreads) {
       if (first + n >= p.columns) continue;

@@ -16,7 +16,7 @@ constexpr int64_t kTileRows = 64, kMostTiles = 256;
 template <int N>
 constexpr int64_t kTileColumns = static_cast<int64_t>(kLanes) * N;
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+SK_HOST_DEVICE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // N columns of some rows, as a thread has them. Calls f(row, chunk of each input) for rows that the tile has.
 template <class S, int N>
@@ -24,7 +24,7 @@ struct TilePlace {
   int64_t column, row, row_end, last_row, last_columns;
 
   SK_DEVICE TilePlace(const ActivationParams& p, int64_t tile_rows, int64_t block, int thread) {
-    const int64_t column_tiles = (p.columns + kTileColumns<N> - 1) / kTileColumns<N>;
+    const int64_t column_tiles = ceil_div(p.columns, kTileColumns<N>);
     const int64_t first_row = block / column_tiles * tile_rows;
     column = block % column_tiles * kTileColumns<N> + thread % kLanes * N;
     row = first_row + thread / kLanes;

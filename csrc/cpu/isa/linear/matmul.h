@@ -19,6 +19,12 @@ constexpr int64_t kInnerOperands = 768;  // at most, of one pass over a row bloc
 constexpr int64_t kPassStep = 16;        // passes begin at a multiple: of kLanes, of a word of dropout bits
 constexpr int64_t kPanelsOfBlock = 64;   // at most, whose sums are kept between passes
 
+// Operands of each of the passes over so many, when a pass takes `most` at most.
+inline int64_t operands_per_pass(int64_t operands, int64_t most) {
+  const int64_t passes = (operands + most - 1) / most;
+  return round_up(std::max<int64_t>(1, passes > 0 ? (operands + passes - 1) / passes : 1), kPassStep);
+}
+
 // Rows of a tile, at most. Few: its values are in the nearest cache, and what the hook writes to memory is on its way
 // while the next tile is computed.
 template <class E>
@@ -77,7 +83,7 @@ class Matmul {
   Matmul(const MatrixView& a, const Panels<E>& b, int64_t block_rows = kBlockRows)
       : b_(b),
         block_rows_(block_rows),
-        pass_operands_(operands_per_pass(b.operands())),
+        pass_operands_(operands_per_pass(b.operands(), kInnerOperands)),
         passes_(std::max<int64_t>(1, (b.operands() + pass_operands_ - 1) / pass_operands_)),
         left_(a, block_rows, std::min(pass_operands_, b.operands())),
         sums_((passes_ > 1 ? std::min(kPanelsOfBlock, b.count()) : 1) * block_rows * kColumns) {}
@@ -106,11 +112,6 @@ class Matmul {
   }
 
  private:
-  static int64_t operands_per_pass(int64_t operands) {
-    const int64_t passes = (operands + kInnerOperands - 1) / kInnerOperands;
-    return round_up(std::max<int64_t>(1, passes > 0 ? (operands + passes - 1) / passes : 1), kPassStep);
-  }
-
   template <class OnRows, class OnTile>
   void run_block(Range rows, Range panels, bool first, OnRows& on_rows, OnTile& on_tile) {
     for (int64_t pass = 0; pass < passes_; ++pass) {

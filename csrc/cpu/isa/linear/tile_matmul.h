@@ -125,7 +125,7 @@ class Matmul<BFloat16Engine> {
 
   Matmul(const MatrixView& a, const Panels<E>& b)
       : b_(b),
-        pass_operands_(operands_per_pass(b.operands())),
+        pass_operands_(operands_per_pass(b.operands(), kOperands)),
         passes_(std::max<int64_t>(1, (b.operands() + pass_operands_ - 1) / pass_operands_)),
         block_rows_(std::min(kRows, round_up(a.rows, kTilePairRows))),
         left_(a, block_rows_, pass_operands()),
@@ -156,11 +156,6 @@ class Matmul<BFloat16Engine> {
  private:
   static constexpr int64_t kOperands = 384;  // at most, of one pass over a row block
   static constexpr int64_t kPanels = 24;     // at most, whose sums are kept between passes
-
-  static int64_t operands_per_pass(int64_t operands) {
-    const int64_t passes = (operands + kOperands - 1) / kOperands;
-    return round_up(std::max<int64_t>(1, passes > 0 ? (operands + passes - 1) / passes : 1), kPassStep);
-  }
 
   template <class OnRows, class OnTile>
   void run_block(Range rows, Range panels, bool first, OnRows& on_rows, OnTile& on_tile) {
