@@ -185,7 +185,7 @@ def extensions(compiler: list[str], version: str) -> list[Extension]:
     built = [
         extension(
             f"{LIBRARIES}.libseo_kernels_cpu",
-            sources("csrc/torch", "csrc/cpu"),
+            sources("csrc/torch", "csrc/cpu", "csrc/params"),
             [STABLE_ABI, *torch_headers],
             libraries=["torch_cpu", "dl"],
             library_dirs=library_paths(),
@@ -198,7 +198,7 @@ def extensions(compiler: list[str], version: str) -> list[Extension]:
             f"seo_kernels: {HOST_LIBRARY} is left out: {shlex.join(compiler)} has no sanitizers", flush=True
         )
     elif os.environ.get("SEO_KERNELS_HOST_KERNELS") == "1":
-        files = sources("csrc/torch/cuda", "csrc/cuda/host")
+        files = sources("csrc/torch/cuda", "csrc/cuda/host", "csrc/params")
         host = extension(
             f"{LIBRARIES}.{HOST_LIBRARY}", files, [STABLE_ABI, *torch_headers, *HOST_KERNEL_FLAGS]
         )
@@ -328,5 +328,7 @@ class Wheel(bdist_wheel):
 if __name__ == "__main__":
     os.chdir(ROOT)
     # one stands for all: BuildNative finds out what to build when it runs
-    placeholder = Extension(f"{LIBRARIES}.libseo_kernels_cpu", sources("csrc/torch", "csrc/cpu"))
+    placeholder = Extension(
+        f"{LIBRARIES}.libseo_kernels_cpu", sources("csrc/torch", "csrc/cpu", "csrc/params")
+    )
     setup(ext_modules=[placeholder], cmdclass={"build_ext": BuildNative, "bdist_wheel": Wheel})

@@ -64,9 +64,13 @@ INTRINSICS = ("immintrin.h", "x86intrin.h", "xmmintrin.h", "emmintrin.h", "arm_n
 CUDA = ("cuda", "cute/", "cutlass/")
 CPP_LAYERS: dict[str, tuple[set[str], tuple[str, ...]]] = {
     "semantics": (set(), (*TENSORS, *INTRINSICS, *CUDA)),
-    "cpu": ({"semantics"}, (*TENSORS, *CUDA)),
-    "cuda": ({"semantics"}, (*TENSORS, *INTRINSICS)),
-    "torch": ({"semantics", "cpu", "cuda"}, ("Python.h", "pybind11/", "ATen/", "c10/", *INTRINSICS)),
+    "params": ({"semantics"}, (*TENSORS, *INTRINSICS, *CUDA)),
+    "cpu": ({"semantics", "params"}, (*TENSORS, *CUDA)),
+    "cuda": ({"semantics", "params"}, (*TENSORS, *INTRINSICS)),
+    "torch": (
+        {"semantics", "params", "cpu", "cuda"},
+        ("Python.h", "pybind11/", "ATen/", "c10/", *INTRINSICS),
+    ),
     "python": ({"semantics"}, ("torch/", "ATen/", "c10/", *INTRINSICS, *CUDA)),
 }
 

@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-#include "cpu/tensor_view.h"
-#include "cpu/tile_plan.h"
+#include "params/tensor_view.h"
+#include "params/tile_plan.h"
 #include "semantics/pattern.h"
 
 namespace seo_kernels::cpu {

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "cpu/matrix_view.h"
+#include "params/matrix_view.h"
 #include "semantics/activation.h"
 
 namespace seo_kernels::cpu {

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "cpu/matrix_view.h"
+#include "params/matrix_view.h"
 
 namespace seo_kernels::cpu {
 

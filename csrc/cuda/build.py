@@ -63,7 +63,9 @@ def ninja_file(nvcc: str, archs: list[str]) -> str:
     cudart = next((str(path) for path in cuda.rglob("libcudart_static.a")), "-lcudart_static")
     libraries = " ".join(f"-L{path}" for path in library_paths())
     kernels = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
-    hosts = sorted((ROOT / "csrc" / "torch" / "cuda").glob("*.cpp"))
+    hosts = sorted(
+        path for folder in ("torch/cuda", "params") for path in (ROOT / "csrc" / folder).glob("*.cpp")
+    )
     objects = [f"{path.stem}.o" for path in (*kernels, *hosts)]
     lines = [
         "rule nvcc",

@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "cuda/executor.h"
+#include "params/tensor_view.h"
 
 #if defined(__CUDACC__)
 #include <cuda_bf16.h>
@@ -13,8 +14,6 @@
 #endif
 
 namespace seo_kernels::cuda {
-
-enum class DType : int32_t { kFloat32, kFloat64, kBFloat16, kFloat16 };
 
 struct BFloat16 {
   uint16_t bits;

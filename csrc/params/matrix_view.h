@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <utility>
 
-#include "cpu/tensor_view.h"
+#include "params/tensor_view.h"
 
-namespace seo_kernels::cpu {
+namespace seo_kernels {
 
 inline int64_t element_size(DType dtype) {
   return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : dtype == DType::kBool ? 1 : 2;
@@ -49,4 +49,4 @@ inline Range share(int64_t count, int64_t step, int64_t parts, int64_t index) {
   return {at(index), at(index + 1)};
 }
 
-}  // namespace seo_kernels::cpu
+}  // namespace seo_kernels

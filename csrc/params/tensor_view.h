@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-namespace seo_kernels::cpu {
+namespace seo_kernels {
 
 enum class DType : int32_t { kFloat64, kFloat32, kBFloat16, kFloat16, kBool };
 
@@ -16,4 +16,4 @@ struct TensorView {
   explicit operator bool() const { return data != nullptr; }
 };
 
-}  // namespace seo_kernels::cpu
+}  // namespace seo_kernels

@@ -1,4 +1,4 @@
-#include "cpu/tile_plan.h"
+#include "params/tile_plan.h"
 
 #include <algorithm>
 #include <list>
@@ -6,7 +6,7 @@
 #include <sstream>
 #include <stdexcept>
 
-namespace seo_kernels::cpu {
+namespace seo_kernels {
 namespace {
 
 constexpr size_t kCachedPlans = 64;
@@ -214,4 +214,4 @@ std::shared_ptr<const PlannedPattern> planned_pattern(const PatternKey& key, con
   return planned;
 }
 
-}  // namespace seo_kernels::cpu
+}  // namespace seo_kernels

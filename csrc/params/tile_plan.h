@@ -8,7 +8,7 @@
 
 #include "semantics/pattern.h"
 
-namespace seo_kernels::cpu {
+namespace seo_kernels {
 
 constexpr int64_t kPanel = 64;          // keys per panel: one word of mask bits
 constexpr int64_t kMaxTileRows = 96;    // query rows per tile
@@ -48,4 +48,4 @@ struct PlannedPattern {
 std::shared_ptr<const PlannedPattern> planned_pattern(const PatternKey& key, const uint8_t* layout,
                                                       int64_t layout_size);
 
-}  // namespace seo_kernels::cpu
+}  // namespace seo_kernels

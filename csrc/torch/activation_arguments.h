@@ -6,7 +6,7 @@
 namespace seo_kernels {
 
 inline void check_activation_input(const Tensor& input) {
-  if (dtype_of(input, "input") == cpu::DType::kBool) throw std::invalid_argument("input must be floating");
+  if (dtype_of(input, "input") == DType::kBool) throw std::invalid_argument("input must be floating");
 }
 
 inline void check_same(const Tensor& tensor, const char* name, const std::vector<int64_t>& shape, const Tensor& input) {
@@ -20,7 +20,7 @@ inline void check_activation_bias(const Tensor& input, const OptionalTensor& bia
   if (!bias) return;
   if (input.dim() == 0) throw std::invalid_argument("input has shape (), expected (..., n) beside a bias");
   check_shape(*bias, "bias", {input.size(input.dim() - 1)});
-  if (dtype_of(*bias, "bias") == cpu::DType::kBool) throw std::invalid_argument("bias must be floating");
+  if (dtype_of(*bias, "bias") == DType::kBool) throw std::invalid_argument("bias must be floating");
 }
 
 // Shape of gate, up and out; checks that input and up fit.

@@ -35,25 +35,25 @@ int64_t bytes_beyond_caches() {
   return std::min(2 * last, 3 * own * static_cast<int64_t>(torch::stable::get_num_threads()));
 }
 
-bool aligned(const cpu::MatrixView& view) {
+bool aligned(const MatrixView& view) {
   constexpr uintptr_t kLine = 64;
   return reinterpret_cast<uintptr_t>(view.data) % kLine == 0 &&
-         (view.rows == 1 || view.row_stride * cpu::element_size(view.dtype) % kLine == 0);
+         (view.rows == 1 || view.row_stride * element_size(view.dtype) % kLine == 0);
 }
 
 // Whether results go past the caches: they are larger, and lie as streaming stores want them.
-bool streams(std::initializer_list<cpu::MatrixView> results) {
+bool streams(std::initializer_list<MatrixView> results) {
   int64_t bytes = 0;
-  for (const cpu::MatrixView& view : results) {
+  for (const MatrixView& view : results) {
     if (!view) continue;
     if (!aligned(view)) return false;
-    bytes += view.rows * view.columns * cpu::element_size(view.dtype);
+    bytes += view.rows * view.columns * element_size(view.dtype);
   }
   return bytes >= bytes_beyond_caches();
 }
 
 // (..., n) as rows of n neighbours; a tensor without dimensions is a row of one.
-cpu::MatrixView entries_of(Tensor& tensor, const char* name) {
+MatrixView entries_of(Tensor& tensor, const char* name) {
   if (tensor.dim() > 0) return rows_of(tensor, name);
   return {tensor.data_ptr(), dtype_of(tensor, name), 1, 1, 1, 1};
 }
@@ -72,7 +72,7 @@ struct Joining {
     last_columns = entries - (rows - 1) * columns;
   }
 
-  void apply(cpu::MatrixView& view) const {
+  void apply(MatrixView& view) const {
     if (!view || (view.rows == rows && view.columns == columns)) return;
     view.rows = rows;
     view.columns = columns;
@@ -80,7 +80,7 @@ struct Joining {
   }
 };
 
-bool is_contiguous(const cpu::MatrixView& view) { return !view || view.rows <= 1 || view.row_stride == view.columns; }
+bool is_contiguous(const MatrixView& view) { return !view || view.rows <= 1 || view.row_stride == view.columns; }
 
 // The bias in the accumulation type, as often as it fits into a row, and padded.
 Tensor repeated_bias(const Tensor& bias, int64_t columns, ScalarType acc) {
@@ -133,9 +133,8 @@ Tensor bias_act_forward(Tensor input, OptionalTensor bias, std::string activatio
   }
   p.stream = streams({p.out});
   const int64_t slots = activation_slots(out.numel(), joining.rows);
-  for_each_slot(slots, [&](int64_t slot) {
-    cpu::kernels().activation.bias_act_forward(p, cpu::share(joining.rows, 1, slots, slot));
-  });
+  for_each_slot(
+      slots, [&](int64_t slot) { cpu::kernels().activation.bias_act_forward(p, share(joining.rows, 1, slots, slot)); });
   return out;
 }
 
@@ -158,7 +157,7 @@ std::tuple<Tensor, Tensor> bias_act_backward(Tensor grad_out, Tensor input, Opti
   p.grad_out = entries_of(grad_out, "grad_out");
   if (wanted[0]) p.grad_input = entries_of(grad_input, "grad_input");
   const Joining joining(p.input.rows, p.input.columns, n, is_contiguous(p.input) && is_contiguous(p.grad_out));
-  for (cpu::MatrixView* view : {&p.input, &p.grad_out, &p.grad_input}) joining.apply(*view);
+  for (MatrixView* view : {&p.input, &p.grad_out, &p.grad_input}) joining.apply(*view);
   p.last_columns = joining.last_columns;
   Tensor repeated, parts;
   if (bias) {
@@ -172,15 +171,15 @@ std::tuple<Tensor, Tensor> bias_act_backward(Tensor grad_out, Tensor input, Opti
   }
   p.stream = streams({p.grad_input});
   for_each_slot(slots, [&](int64_t slot) {
-    cpu::kernels().activation.bias_act_backward(p, cpu::share(joining.rows, 1, slots, slot), slot);
+    cpu::kernels().activation.bias_act_backward(p, share(joining.rows, 1, slots, slot), slot);
   });
   return {grad_input, sums ? folded(parts, joining.columns, n, bias->scalar_type()) : absent(input)};
 }
 
 // The two halves of every row.
-std::pair<cpu::MatrixView, cpu::MatrixView> halves_of(Tensor& tensor, const char* name) {
-  const cpu::MatrixView both = entries_of(tensor, name);
-  const cpu::Range rows{0, both.rows};
+std::pair<MatrixView, MatrixView> halves_of(Tensor& tensor, const char* name) {
+  const MatrixView both = entries_of(tensor, name);
+  const Range rows{0, both.rows};
   const int64_t n = both.columns / 2;
   return {both.block(rows, {0, n}), both.block(rows, {n, 2 * n})};
 }
@@ -199,12 +198,12 @@ Tensor gated_act_forward(Tensor input, OptionalTensor up, std::string activation
   }
   p.out = entries_of(out, "out");
   const Joining joining(p.gate.rows, p.gate.columns, 1, is_contiguous(p.gate) && is_contiguous(p.up));
-  for (cpu::MatrixView* view : {&p.gate, &p.up, &p.out}) joining.apply(*view);
+  for (MatrixView* view : {&p.gate, &p.up, &p.out}) joining.apply(*view);
   p.last_columns = joining.last_columns;
   p.stream = streams({p.out});
   const int64_t slots = activation_slots(out.numel(), joining.rows);
   for_each_slot(slots, [&](int64_t slot) {
-    cpu::kernels().activation.gated_act_forward(p, cpu::share(joining.rows, 1, slots, slot));
+    cpu::kernels().activation.gated_act_forward(p, share(joining.rows, 1, slots, slot));
   });
   return out;
 }
@@ -230,16 +229,16 @@ std::tuple<Tensor, Tensor> gated_act_backward(Tensor grad_out, Tensor input, Opt
   }
   p.grad_out = entries_of(grad_out, "grad_out");
   bool contiguous = true;
-  for (cpu::MatrixView* view : {&p.gate, &p.up, &p.grad_out, &p.grad_gate, &p.grad_up}) {
+  for (MatrixView* view : {&p.gate, &p.up, &p.grad_out, &p.grad_gate, &p.grad_up}) {
     contiguous = contiguous && is_contiguous(*view);
   }
   const Joining joining(p.gate.rows, p.gate.columns, 1, contiguous);
-  for (cpu::MatrixView* view : {&p.gate, &p.up, &p.grad_out, &p.grad_gate, &p.grad_up}) joining.apply(*view);
+  for (MatrixView* view : {&p.gate, &p.up, &p.grad_out, &p.grad_gate, &p.grad_up}) joining.apply(*view);
   p.last_columns = joining.last_columns;
   p.stream = streams({p.grad_gate, p.grad_up});
   const int64_t slots = activation_slots(grad_out.numel(), joining.rows);
   for_each_slot(slots, [&](int64_t slot) {
-    cpu::kernels().activation.gated_act_backward(p, cpu::share(joining.rows, 1, slots, slot));
+    cpu::kernels().activation.gated_act_backward(p, share(joining.rows, 1, slots, slot));
   });
   return {grad_input, grad_up};
 }

@@ -14,7 +14,7 @@ void check_sizes(const cpu::AttentionParams& p, const AttentionArguments& a) {
       throw std::invalid_argument(std::string(name) + " has shape " + shape_text(*tensor) +
                                   ", expected (batch, heads, length, dim)");
     }
-    if (tensor->scalar_type() != a.query.scalar_type() || dtype_of(*tensor, name) == cpu::DType::kBool) {
+    if (tensor->scalar_type() != a.query.scalar_type() || dtype_of(*tensor, name) == DType::kBool) {
       throw std::invalid_argument(std::string(name) + " must have the query's floating dtype");
     }
   }
@@ -162,9 +162,9 @@ void AttentionArguments::prepare(cpu::AttentionParams& p) {
     if (layout->scalar_type() != ScalarType::Bool) throw std::invalid_argument("layout must be bool");
     layout = as_type(*layout, ScalarType::Bool);
   }
-  planned = cpu::planned_pattern({pattern, p.query_heads, p.query_length, p.key_length, p.query_offset},
-                                 layout ? static_cast<const uint8_t*>(layout->data_ptr()) : nullptr,
-                                 layout ? layout->numel() : 0);
+  planned =
+      planned_pattern({pattern, p.query_heads, p.query_length, p.key_length, p.query_offset},
+                      layout ? static_cast<const uint8_t*>(layout->data_ptr()) : nullptr, layout ? layout->numel() : 0);
   p.pattern = &planned->program;
   const int64_t furthest = std::max(p.query_length - 1 + p.query_offset, p.key_length - 1 - p.query_offset);
   const int64_t reach = std::min(pattern_reach(*p.pattern), furthest);

@@ -4,7 +4,7 @@
 #include <memory>
 
 #include "cpu/attention_params.h"
-#include "cpu/tile_plan.h"
+#include "params/tile_plan.h"
 #include "torch/tensors.h"
 
 namespace seo_kernels {
@@ -18,7 +18,7 @@ struct AttentionArguments {
   double dropout_p, scale, softcap;
   int64_t query_offset;
 
-  std::shared_ptr<const cpu::PlannedPattern> planned{};
+  std::shared_ptr<const PlannedPattern> planned{};
 
   // Checks every argument (std::invalid_argument), converts tables to the accumulation type, makes the plan.
   void prepare(cpu::AttentionParams& params);

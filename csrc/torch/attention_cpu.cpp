@@ -19,7 +19,7 @@ std::vector<cpu::UnitRange> divide(const cpu::AttentionParams& p) {
   };
   int64_t total = 0;
   for (int64_t unit = 0; unit < units; ++unit) total += cost(unit);
-  const int64_t work = total * p.plan->tile_rows * cpu::kPanel * (p.dim + p.value_dim);
+  const int64_t work = total * p.plan->tile_rows * kPanel * (p.dim + p.value_dim);
   const int64_t slots = std::min(slots_for(work), units);
   std::vector<cpu::UnitRange> ranges;
   int64_t begin = 0, done = 0;
@@ -122,7 +122,7 @@ class Backward {
     return std::any_of(ranges_.begin(), ranges_.end(), [&](const auto& r) { return r.end % per_head != 0; });
   }
 
-  cpu::TensorView output(Gradient which, const std::vector<int64_t>& shape, ScalarType type, const char* name) {
+  TensorView output(Gradient which, const std::vector<int64_t>& shape, ScalarType type, const char* name) {
     if (!wanted_[which]) return {};
     const bool untouched = slots_ == 0;  // no query: keys get zeros
     gradients_[which] = make_tensor(a_.query, shape, type, untouched);
@@ -203,7 +203,7 @@ NineTensors attention_backward(OptionalTensor grad_out, OptionalTensor grad_lse,
   if (wanted.size() != kGradients) {
     throw std::invalid_argument("wanted has " + std::to_string(wanted.size()) + " entries, expected 9");
   }
-  if (wanted[kMask] && (!mask || dtype_of(*mask, "mask") == cpu::DType::kBool)) {
+  if (wanted[kMask] && (!mask || dtype_of(*mask, "mask") == DType::kBool)) {
     throw std::invalid_argument("wanted asks for the gradient of a mask that is not floating");
   }
   cpu::AttentionMaskGradientParams p{};

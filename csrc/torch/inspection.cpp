@@ -13,10 +13,10 @@ constexpr int64_t kPlanColumns = 6;  // head (-1: all), query begin, query end, 
 Tensor attention_plan(std::string pattern, OptionalTensor layout, int64_t heads, int64_t query_length,
                       int64_t key_length, int64_t query_offset) {
   if (layout) layout = as_type(*layout, ScalarType::Bool);
-  const auto planned = cpu::planned_pattern({pattern, heads, query_length, key_length, query_offset},
-                                            layout ? static_cast<const uint8_t*>(layout->data_ptr()) : nullptr,
-                                            layout ? layout->numel() : 0);
-  const cpu::TilePlan& plan = planned->plan;
+  const auto planned =
+      planned_pattern({pattern, heads, query_length, key_length, query_offset},
+                      layout ? static_cast<const uint8_t*>(layout->data_ptr()) : nullptr, layout ? layout->numel() : 0);
+  const TilePlan& plan = planned->plan;
   const int64_t rows = static_cast<int64_t>(plan.runs.size());
   const std::vector<int64_t> shape{rows, kPlanColumns};
   Tensor table =
@@ -26,12 +26,12 @@ Tensor attention_plan(std::string pattern, OptionalTensor layout, int64_t heads,
     for (int64_t tile = 0; tile < plan.tiles; ++tile) {
       const int64_t index = head * plan.tiles + tile;
       for (int64_t n = plan.offsets[index]; n < plan.offsets[index + 1]; ++n) {
-        const cpu::PanelRun& run = plan.runs[n];
+        const PanelRun& run = plan.runs[n];
         const int64_t row[kPlanColumns] = {plan.heads == 1 ? -1 : head,
                                            tile * plan.tile_rows,
                                            std::min((tile + 1) * plan.tile_rows, query_length),
-                                           run.begin * cpu::kPanel,
-                                           std::min(run.end * cpu::kPanel, key_length),
+                                           run.begin * kPanel,
+                                           std::min(run.end * kPanel, key_length),
                                            run.partial ? 1 : 0};
         to = std::copy(row, row + kPlanColumns, to);
       }
@@ -41,13 +41,13 @@ Tensor attention_plan(std::string pattern, OptionalTensor layout, int64_t heads,
 }
 
 double fma_peak(std::string kind, int64_t milliseconds) {
-  cpu::DType dtype;
+  DType dtype;
   if (kind == "float32") {
-    dtype = cpu::DType::kFloat32;
+    dtype = DType::kFloat32;
   } else if (kind == "float64") {
-    dtype = cpu::DType::kFloat64;
+    dtype = DType::kFloat64;
   } else if (kind == "bfloat16") {
-    dtype = cpu::DType::kBFloat16;
+    dtype = DType::kBFloat16;
   } else {
     throw std::invalid_argument("kind is '" + kind + "', expected float32, float64 or bfloat16");
   }

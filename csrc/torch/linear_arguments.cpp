@@ -7,7 +7,7 @@ ScalarType acc_type_of(const Tensor& tensor) {
 }
 
 void check_linear(const Tensor& input, const Tensor& weight, const OptionalTensor& bias) {
-  if (input.dim() < 1 || dtype_of(input, "input") == cpu::DType::kBool) {
+  if (input.dim() < 1 || dtype_of(input, "input") == DType::kBool) {
     throw std::invalid_argument("input has shape " + shape_text(input) + ", expected a floating (..., in_features)");
   }
   const int64_t in = input.size(input.dim() - 1);
@@ -18,7 +18,7 @@ void check_linear(const Tensor& input, const Tensor& weight, const OptionalTenso
   if (weight.scalar_type() != input.scalar_type()) throw std::invalid_argument("weight must have input's dtype");
   if (bias) {
     check_shape(*bias, "bias", {weight.size(0)});
-    if (dtype_of(*bias, "bias") == cpu::DType::kBool) throw std::invalid_argument("bias must be floating");
+    if (dtype_of(*bias, "bias") == DType::kBool) throw std::invalid_argument("bias must be floating");
   }
 }
 
@@ -33,14 +33,14 @@ std::vector<int64_t> output_shape(const Tensor& input, const Tensor& weight) {
   return shape;
 }
 
-cpu::MatrixView rows_of(Tensor& tensor, const char* name) {
+MatrixView rows_of(Tensor& tensor, const char* name) {
   if (tensor.stride(tensor.dim() - 1) != 1) tensor = torch::stable::contiguous(tensor);
-  cpu::MatrixView view = matrix_of(tensor, name);
+  MatrixView view = matrix_of(tensor, name);
   view.column_stride = 1;  // of a single column torch may say anything
   return view;
 }
 
-Tensor weight_gradient(const cpu::MatrixView& grad, const cpu::MatrixView& input, const Tensor& like) {
+Tensor weight_gradient(const MatrixView& grad, const MatrixView& input, const Tensor& like) {
   Tensor gradient = make_tensor(like, {grad.columns, input.columns}, like.scalar_type());
   cpu::MatmulParams p;
   p.dtype = grad.dtype;
@@ -74,7 +74,7 @@ RowGradients row_gradients(const Tensor& grad_out, const cpu::OptionalActivation
   }
   if (p.grad_out.columns > 0) {
     for_each_slot(slots, [&](int64_t slot) {
-      cpu::kernels().linear.gradient_rows(p, cpu::share(p.grad_out.rows, 1, slots, slot), slot);
+      cpu::kernels().linear.gradient_rows(p, share(p.grad_out.rows, 1, slots, slot), slot);
     });
   }
   if (sums) result.column_sums = to_type(sum_slots(parts), sums_type);

@@ -21,10 +21,10 @@ void check_grad_out(const Tensor& grad_out, const Tensor& input, const Tensor& w
 std::vector<int64_t> output_shape(const Tensor& input, const Tensor& weight);
 
 // The matrix with neighbouring columns side by side; the tensor is replaced by a contiguous copy where they are not.
-cpu::MatrixView rows_of(Tensor& tensor, const char* name);
+MatrixView rows_of(Tensor& tensor, const char* name);
 
 // grad (rows, out), input (rows, in): grad^T input (out, in)
-Tensor weight_gradient(const cpu::MatrixView& grad, const cpu::MatrixView& input, const Tensor& like);
+Tensor weight_gradient(const MatrixView& grad, const MatrixView& input, const Tensor& like);
 
 // The gradient of an activation's input, grad_out * activation'(preactivation), and its column sums; either may be
 // unwanted. Without an activation the gradient is grad_out itself.

@@ -63,7 +63,7 @@ std::tuple<Tensor, Tensor, Tensor> linear_backward(Tensor grad_out, Tensor input
   RowGradients rows =
       row_gradients(grad_out, which, preactivation, sums, bias ? bias->scalar_type() : input.scalar_type());
   Tensor grad_input = absent(input), grad_weight = absent(input);
-  const cpu::MatrixView grad = matrix_of(rows.gradient, "grad_out");
+  const MatrixView grad = matrix_of(rows.gradient, "grad_out");
   if (wanted[kInput]) {
     grad_input = make_tensor(input, shape_of(input), input.scalar_type());
     cpu::MatmulParams p;

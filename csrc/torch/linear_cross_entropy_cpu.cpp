@@ -135,8 +135,8 @@ std::tuple<Tensor, Tensor> linear_cross_entropy_forward(Tensor hidden, Tensor we
     const auto& kernels = cpu::kernels().linear_cross_entropy;
     for_each_slot(p.parts * token_parts, [&](int64_t slot) {
       const int64_t part = slot / token_parts;
-      kernels.forward(p, part, cpu::share(p.class_blocks(), 1, p.parts, part),
-                      cpu::share(p.token_blocks(), 1, token_parts, slot % token_parts));
+      kernels.forward(p, part, share(p.class_blocks(), 1, p.parts, part),
+                      share(p.token_blocks(), 1, token_parts, slot % token_parts));
     });
     over_items(a.tokens(), p.parts, [&](int64_t begin, int64_t end) { kernels.combine(p, {begin, end}); });
   }
@@ -153,9 +153,9 @@ void run_steps(const cpu::LinearCrossEntropyBackwardParams& p, const Tensor& lik
   for (int64_t block = 0; block < p.class_blocks(); block += slots) {
     for (int64_t turn = 0; turn < slots; ++turn) {
       for_each_slot(std::min(slots, p.class_blocks() - block), [&](int64_t slot) {
-        kernels.backward(p,
-                         {block + slot, cpu::share(p.token_blocks(), 1, slots, (slot + turn) % slots), turn == 0,
-                          turn + 1 == slots, block + turn > 0, static_cast<char*>(memory.data_ptr()) + slot * bytes});
+        kernels.backward(
+            p, {block + slot, share(p.token_blocks(), 1, slots, (slot + turn) % slots), turn == 0, turn + 1 == slots,
+                block + turn > 0, static_cast<char*>(memory.data_ptr()) + slot * bytes});
       });
     }
   }
@@ -201,7 +201,7 @@ std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(Tensor grad_los
   p.sum_hidden = wants_hidden ? sums.data_ptr() : nullptr;
   run_steps(p, hidden);
   if (wants_hidden && !direct) {
-    const cpu::MatrixView to = matrix_of(grad_hidden, "grad_hidden");
+    const MatrixView to = matrix_of(grad_hidden, "grad_hidden");
     over_items(a.tokens(), p.dim(),
                [&](int64_t begin, int64_t end) { kernels.store_hidden(p, to, a.rows.data(), {begin, end}); });
   }

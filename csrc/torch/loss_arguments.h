@@ -13,7 +13,7 @@ inline ScalarType acc_type_of(const Tensor& tensor) {
 }
 
 inline void check_floating(const Tensor& tensor, const char* name) {
-  if (dtype_of(tensor, name) == cpu::DType::kBool) {
+  if (dtype_of(tensor, name) == DType::kBool) {
     throw std::invalid_argument(std::string(name) + " has a dtype that no kernel knows");
   }
 }

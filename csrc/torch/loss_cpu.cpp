@@ -174,7 +174,7 @@ struct HuberArguments {
       check_shape(*weight, "weight", {p.rows, p.columns});
       p.weight = matrix_of(*weight, "weight");
     }
-    p.acc = acc() == ScalarType::Double ? cpu::DType::kFloat64 : cpu::DType::kFloat32;
+    p.acc = acc() == ScalarType::Double ? DType::kFloat64 : DType::kFloat32;
     p.delta = delta;
     p.sums = sums;
   }

@@ -1,16 +1,16 @@
 // Tensors as matrices.
 #pragma once
 
-#include "cpu/matrix_view.h"
+#include "params/matrix_view.h"
 #include "torch/tensors.h"
 
 namespace seo_kernels {
 
 // (..., n) as (rows, n). The tensor is replaced by a contiguous copy where its leading dimensions are not those of one
 // matrix, or neighbours lie side by side neither in rows nor in columns.
-inline cpu::MatrixView matrix_of(Tensor& tensor, const char* name) {
+inline MatrixView matrix_of(Tensor& tensor, const char* name) {
   const int64_t last = tensor.dim() - 1;
-  cpu::MatrixView view;
+  MatrixView view;
   view.dtype = dtype_of(tensor, name);
   view.columns = tensor.size(last);
   view.rows = 1;

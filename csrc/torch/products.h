@@ -30,8 +30,8 @@ struct Division {
   int64_t held() const { return by_rows ? -1 : slots; }
 
   cpu::MatmulShare share(int64_t slot) const {
-    if (by_rows) return {cpu::share(rows, kRowStep, slots, slot), {0, panels}, true, slot};
-    return {{0, rows}, cpu::share(panels, 1, slots, slot), false, slot};
+    if (by_rows) return {seo_kernels::share(rows, kRowStep, slots, slot), {0, panels}, true, slot};
+    return {{0, rows}, seo_kernels::share(panels, 1, slots, slot), false, slot};
   }
 
   // Calls f(share) for each share with anything in it.
@@ -46,7 +46,7 @@ struct Division {
 
 // Memory for the packed form of a right-hand side, or for `held` of its panels; it lives as long as the tensor
 // returned.
-inline Tensor packed_memory(const Tensor& like, cpu::DType dtype, cpu::PackedMatrix& matrix, int64_t held = -1) {
+inline Tensor packed_memory(const Tensor& like, DType dtype, cpu::PackedMatrix& matrix, int64_t held = -1) {
   const auto& kernels = cpu::kernels().linear;
   int64_t bytes = kernels.panel_bytes(dtype, matrix.matrix.rows, matrix.matrix.columns);
   if (held >= 0) bytes = bytes / kernels.panel_count(dtype, matrix.matrix.columns) * held;
@@ -56,9 +56,9 @@ inline Tensor packed_memory(const Tensor& like, cpu::DType dtype, cpu::PackedMat
 }
 
 // A slot's share of packing a right-hand side.
-inline void pack_share(cpu::DType dtype, const cpu::PackedMatrix& matrix, int64_t slots, int64_t slot) {
+inline void pack_share(DType dtype, const cpu::PackedMatrix& matrix, int64_t slots, int64_t slot) {
   const int64_t panels = cpu::kernels().linear.panel_count(dtype, matrix.matrix.columns);
-  cpu::kernels().linear.pack(dtype, matrix, cpu::share(panels, 1, slots, slot));
+  cpu::kernels().linear.pack(dtype, matrix, share(panels, 1, slots, slot));
 }
 
 // like: any tensor of the device

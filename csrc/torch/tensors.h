@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "cpu/huge_pages.h"
-#include "cpu/tensor_view.h"
+#include "params/tensor_view.h"
 
 namespace seo_kernels {
 
@@ -40,26 +40,26 @@ inline std::vector<int64_t> shape_of(const Tensor& tensor) {
   return shape;
 }
 
-inline cpu::DType dtype_of(const Tensor& tensor, const char* name) {
+inline DType dtype_of(const Tensor& tensor, const char* name) {
   switch (tensor.scalar_type()) {
     case ScalarType::Double:
-      return cpu::DType::kFloat64;
+      return DType::kFloat64;
     case ScalarType::Float:
-      return cpu::DType::kFloat32;
+      return DType::kFloat32;
     case ScalarType::BFloat16:
-      return cpu::DType::kBFloat16;
+      return DType::kBFloat16;
     case ScalarType::Half:
-      return cpu::DType::kFloat16;
+      return DType::kFloat16;
     case ScalarType::Bool:
-      return cpu::DType::kBool;
+      return DType::kBool;
     default:
       throw std::invalid_argument(std::string(name) + " has a dtype that no kernel knows");
   }
 }
 
 // A 4-D tensor as the kernels see it; dimensions of size 1 broadcast.
-inline cpu::TensorView view_of(const Tensor& tensor, const char* name) {
-  cpu::TensorView view;
+inline TensorView view_of(const Tensor& tensor, const char* name) {
+  TensorView view;
   view.data = tensor.data_ptr();
   view.dtype = dtype_of(tensor, name);
   for (int64_t n = 0; n < 4; ++n) view.stride[n] = tensor.size(n) == 1 ? 0 : tensor.stride(n);

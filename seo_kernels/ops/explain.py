@@ -12,7 +12,7 @@ from torch import Tensor
 from seo_kernels import _library
 from seo_kernels.ops.arguments import AttentionArguments, normalise
 
-KEY_TILE = 64  # keys per tile: kPanel of csrc/cpu/tile_plan.h
+KEY_TILE = 64  # keys per tile: kPanel of csrc/params/tile_plan.h
 CAPABILITY_VARIABLE = "SEO_KERNELS_CPU_CAPABILITY"
 BFLOAT16_INSTRUCTIONS = {"avx512_bf16": "vdpbf16ps", "amx_bf16": "tdpbf16ps on tile registers"}
 

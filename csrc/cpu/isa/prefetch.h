@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "cpu/tensor_view.h"
+#include "params/tensor_view.h"
 
 namespace seo_kernels::cpu {
 namespace {

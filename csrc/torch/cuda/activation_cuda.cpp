@@ -22,7 +22,7 @@ class Matrices {
   // (..., n): the first `columns` of rows that lie `offset` entries in. The tensor is replaced by a contiguous copy
   // where it is no matrix with neighbouring columns side by side.
   void add(cuda::Rows& to, Tensor& tensor, const char* name, int64_t offset = 0) {
-    cpu::MatrixView view;
+    MatrixView view;
     if (tensor.dim() > 0) {
       view = matrix_of(tensor, name);
       if (view.column_stride != 1 && view.columns > 1) {
@@ -57,7 +57,7 @@ class Matrices {
 };
 
 void set_op(cuda::ActivationParams& p, const Tensor& input, const std::string& activation, double negative_slope) {
-  p.dtype = device_dtype_of(input, "input");
+  p.dtype = dtype_of(input, "input");
   p.activation = activation_of(activation);
   p.negative_slope = negative_slope;
 }

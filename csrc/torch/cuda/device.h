@@ -33,21 +33,6 @@ struct DeviceScope {
 };
 #endif
 
-inline cuda::DType device_dtype_of(const Tensor& tensor, const char* name) {
-  switch (dtype_of(tensor, name)) {
-    case cpu::DType::kFloat64:
-      return cuda::DType::kFloat64;
-    case cpu::DType::kBFloat16:
-      return cuda::DType::kBFloat16;
-    case cpu::DType::kFloat16:
-      return cuda::DType::kFloat16;
-    case cpu::DType::kFloat32:
-      return cuda::DType::kFloat32;
-    default:
-      throw std::invalid_argument(std::string(name) + " must be floating");
-  }
-}
-
 // float64 accumulates in float64, all else in float32.
 inline ScalarType device_acc_of(const Tensor& tensor) {
   return tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
