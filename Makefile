@@ -5,6 +5,7 @@
 #   make lint       ruff, mypy, clang-format         make format   apply what can be applied
 #   make bench      the figures, some minutes        make build    compile, install into .venv
 #   make cuda       the GPU's kernels, by nvcc; no GPU is needed
+#   make cuda-report   what nvcc made of them          make gpu   tests and figures on a GPU
 #   make clean      remove what was built; .venv stays
 # PYTHON names the interpreter that .venv is made from; PIP_ARGS goes to pip (an index with CPU-only builds of torch, say).
 
@@ -13,6 +14,7 @@ PIP_ARGS ?=
 PY := .venv/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check --quiet -c constraints.txt $(PIP_ARGS)
 RESULTS := benchmarks/results
+CUDA_REPORT ?= $(RESULTS)/cuda_static.md
 CPP = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 export SEO_KERNELS_REQUIRE_NATIVE := 1
@@ -21,7 +23,7 @@ test test-all: export MALLOC_PERTURB_ := 1
 # the GPU's kernels, run by the host under sanitizers
 test test-all: export SEO_KERNELS_HOST_KERNELS := 1
 
-.PHONY: demo test test-all lint format bench build cuda clean
+.PHONY: demo test test-all lint format bench build cuda cuda-report gpu clean
 
 demo: build
 	$(PY) -m seo_kernels demo
@@ -50,6 +52,13 @@ format: .venv/.installed
 
 cuda: .venv/.installed
 	$(PY) csrc/cuda/build.py
+
+cuda-report: cuda
+	$(PIP) nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm
+	$(PY) benchmarks/cuda_static.py --output $(CUDA_REPORT)
+
+gpu: build cuda
+	$(PY) -m seo_kernels.gpu
 
 # ninja compiles what changed
 build: .venv/.installed

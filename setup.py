@@ -5,9 +5,8 @@ These shared objects come out. The package works without them (the plain-torch r
 - ``seo_kernels/lib/libseo_kernels_cpu.so``: schemas, checks and dispatch, on the LibTorch stable ABI;
 - ``seo_kernels/lib/libseo_kernels_cpu_<isa>.so``: the same sources for each instruction set, no torch;
 - ``seo_kernels/_C``: pybind11, the only one that is tied to a Python version; optional;
-- ``seo_kernels/lib/libseo_kernels_host.so``, for the tests: the GPU's kernels on the host, sanitized.
-
-``csrc/cuda/build.py`` builds ``libseo_kernels_cuda.so``.
+- ``seo_kernels/lib/libseo_kernels_host.so``, for the tests: the GPU's kernels on the host, sanitized;
+- ``seo_kernels/lib/libseo_kernels_cuda.so``, where SEO_KERNELS_CUDA says so: by ``csrc/cuda/build.py``.
 
 Environment:
     CXX                           the compiler
@@ -15,6 +14,8 @@ Environment:
     SEO_KERNELS_TORCH             the site-packages folder of the torch to build against
     SEO_KERNELS_REQUIRE_NATIVE=1  a native build that fails is an error, as for `setup.py build_ext`
     SEO_KERNELS_WHEEL=1           build a wheel for every Python 3: without _C
+    SEO_KERNELS_CUDA=0|1|auto     whether to build the GPU's kernels; auto, the default: where nvcc is there and
+                                  the torch has CUDA; csrc/cuda/build.py names further variables
     SEO_KERNELS_HOST_KERNELS=1    build libseo_kernels_host.so as well
 """
 
@@ -110,6 +111,28 @@ def links_sanitizers(compiler: list[str]) -> bool:
     """Whether the sanitizers' libraries are there: some systems have them in a package of their own."""
     command = [*compiler, *SANITIZERS, "-shared", "-fPIC", "-x", "c++", os.devnull, "-o", os.devnull]
     return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def wants_cuda() -> bool:
+    """Whether the GPU's kernels are built. torch must be importable."""
+    choice = os.environ.get("SEO_KERNELS_CUDA", "auto")
+    if choice not in ("0", "1", "auto"):
+        raise NativeBuildError(f"SEO_KERNELS_CUDA is {choice!r}, expected 0, 1 or auto")
+    if choice != "auto":
+        return choice == "1"
+    import torch
+
+    return torch.version.cuda is not None and shutil.which(os.environ.get("NVCC") or "nvcc") is not None
+
+
+def build_cuda(folder: Path) -> None:
+    """The GPU's kernels into a folder, by the torch that was found."""
+    paths = os.pathsep.join(path for path in sys.path if path)
+    command = [sys.executable, str(ROOT / "csrc" / "cuda" / "build.py"), str(folder.absolute())]
+    if subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}).returncode:
+        raise NativeBuildError(
+            "the GPU's kernels were not built, see above; SEO_KERNELS_CUDA=0 leaves them out"
+        )
 
 
 def compiler_version(compiler: list[str]) -> str:
@@ -274,6 +297,10 @@ class BuildNative(LibraryNames):
                 setattr(command, option, getattr(self, option))
             command.ensure_finalized()
             command.run()
+            if wants_cuda():
+                build_cuda(Path(ROOT if self.inplace else self.build_lib, *LIBRARIES.split(".")))
+        except NativeBuildError:
+            raise
         except Exception as error:  # those of ninja, the linker, distutils and torch have no class in common
             raise NativeBuildError(
                 f"{shlex.join(compiler)} or torch's BuildExtension failed: {error}"

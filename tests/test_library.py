@@ -16,13 +16,15 @@ def test_info_is_complete_and_ready_for_json() -> None:
     assert info["version"] == sk.__version__
     assert info["torch"] == torch.__version__
     assert info["threads"] == torch.get_num_threads()
-    assert info["cuda_archs"] == []
+    assert all(arch[:2].isdigit() for arch in info["cuda_archs"])
+    assert (info["cuda_reason"] is None) == _library.available("cuda")
     assert info["native"] == _library.available("cpu") == (info["reason"] is None)
     if info["native"]:
         assert info["cpu_capability"] in info["cpu_libraries"]
 
 
 def test_other_devices_are_refused_with_a_reason() -> None:
+    assert _library.reason(torch.device("meta")) == "this build has no kernels for meta"
     assert not _library.available("xpu")
     assert _library.reason("xpu") == "this build has no kernels for xpu"
 
@@ -45,14 +47,57 @@ def test_reason_of_a_broken_library(library_folder: Path) -> None:
     assert f"does not load under torch {torch.__version__}" in _library._load()
 
 
+def test_reason_of_missing_gpu_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert _library._load_cuda().endswith("is a build without CUDA")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(_library, "_CUDA_LIBRARY", tmp_path / "libseo_kernels_cuda.so")
+    assert "has not been built; `make cuda`" in _library._load_cuda()
+    (tmp_path / "libseo_kernels_cuda.so").write_text("not a shared object")
+    monkeypatch.setattr(_library, "_CPU_REASON", "")
+    assert f"does not load under torch {torch.__version__}" in _library._load_cuda()
+
+
+@pytest.mark.parametrize(
+    ("capability", "built", "runs"),
+    [
+        ((9, 0), ["75", "80", "90"], True),
+        ((8, 9), ["75", "80"], True),  # a newer minor version
+        ((10, 0), ["75", "90"], True),  # PTX
+        ((10, 0), ["75", "90a"], True),
+        ((8, 0), ["75", "86", "90"], False),
+        ((7, 0), ["75", "90"], False),
+        ((9, 0), ["100"], False),
+        ((9, 0), [], False),
+    ],
+)
+def test_old_gpus_are_refused(
+    capability: tuple[int, int], built: list[str], runs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_library, "_CUDA_REASON", "")
+    monkeypatch.setattr(_library, "_gpu_reasons", {})
+    monkeypatch.setattr(_library, "cuda_architectures", lambda: built)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "an old GPU")
+    device = torch.device("cuda:1")
+    assert _library.available(device) == runs
+    assert _library.available("cuda")  # without an index: some GPU
+    if not runs:
+        assert (
+            f"cuda:1 (an old GPU) has compute capability {capability[0]}.{capability[1]}"
+            in _library.reason(device)
+        )
+        assert ", ".join(built) in _library.reason(device)
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 def test_warns_once(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_library, "_warned", False)
     monkeypatch.setattr(_library, "_CPU_REASON", "no C++ compiler")
 
     def serve(x: torch.Tensor) -> torch.Tensor:
-        if not _library.available(x.device.type):
-            _library.warn_once(x.device.type)
+        if not _library.available(x.device):
+            _library.warn_once(x.device)
         return x + 1
 
     call = torch.compile(serve, fullgraph=True, backend="eager") if compiled else serve

@@ -1,6 +1,8 @@
 """Builds seo_kernels/lib/libseo_kernels_cuda.so wherever nvcc is: it takes no GPU and no CUDA build of torch.
 
-    python csrc/cuda/build.py
+    python csrc/cuda/build.py [FOLDER]
+
+The library, and a JSON file of what it was compiled for, come into FOLDER (by default seo_kernels/lib).
 
 Environment:
     SEO_KERNELS_CUDA_ARCHS    compute capabilities, "75;80;86;89;90" by default; PTX of the last one is added
@@ -10,6 +12,7 @@ Environment:
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -23,25 +26,30 @@ from torch.utils.cpp_extension import include_paths, library_paths
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "cuda"
-LIBRARY = ROOT / "seo_kernels" / "lib" / "libseo_kernels_cuda.so"
+LIBRARY = "libseo_kernels_cuda.so"
 ARCHITECTURES = "75;80;86;89;90"
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 # what is not in a CPU build of torch; the stub stands for the library that has it where there is a GPU
 STUB = "int aoti_torch_get_current_cuda_stream(int device, void** stream) { return 1; }\n"
 
 
-def main() -> None:
+def main(folder: Path) -> None:
     nvcc = os.environ.get("NVCC") or shutil.which("nvcc")
     if not nvcc:
         raise SystemExit("seo_kernels: no nvcc on PATH; install the CUDA toolkit, or name it in NVCC")
+    archs = architectures()
     BUILD.mkdir(parents=True, exist_ok=True)
-    LIBRARY.parent.mkdir(exist_ok=True)
     (BUILD / "stub.c").write_text(STUB)
-    (BUILD / "build.ninja").write_text(ninja_file(nvcc, architectures()))
+    (BUILD / "build.ninja").write_text(ninja_file(nvcc, archs))
     ninja = shutil.which("ninja") or str(Path(sys.executable).parent / "ninja")
     jobs = os.environ.get("MAX_JOBS", str(len(os.sched_getaffinity(0))))
     if subprocess.run([ninja, "--quiet", "-C", str(BUILD), "-j", jobs]).returncode:
         raise SystemExit(f"seo_kernels: {nvcc} failed, see above")
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(BUILD / LIBRARY, folder / LIBRARY)
+    version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+    facts = {"architectures": archs, "nvcc": re.findall(r"release ([\d.]+)", version)[0]}
+    (folder / LIBRARY).with_suffix(".json").write_text(json.dumps(facts) + "\n")
 
 
 def architectures() -> list[str]:
@@ -56,7 +64,8 @@ def architectures() -> list[str]:
 def ninja_file(nvcc: str, archs: list[str]) -> str:
     """Objects of the kernels by nvcc, with what ptxas says in a .log beside; the rest by g++."""
     code = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
-    code.append(f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}")
+    newest = archs[-1].rstrip("a")  # PTX of an "a" architecture runs on no other
+    code.append(f"-gencode=arch=compute_{newest},code=compute_{newest}")
     include = f"-I{ROOT / 'csrc'}"
     torch_include = shlex.join(part for path in include_paths() for part in ("-isystem", path))
     cuda = Path(nvcc).resolve().parent.parent
@@ -92,4 +101,4 @@ def ninja_file(nvcc: str, archs: list[str]) -> str:
 
 if __name__ == "__main__":
     print(f"seo_kernels: CUDA kernels for {', '.join(architectures())}, against torch {torch.__version__}")
-    main()
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "seo_kernels" / "lib")

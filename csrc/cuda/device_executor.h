@@ -69,8 +69,10 @@ class Block {
   Shared& shared_;
 };
 
-template <class Kernel>
-__global__ void __launch_bounds__(Kernel::kThreads) run_blocks(const __grid_constant__ Kernel kernel) {
+// Threads and bytes of shared memory stand in the name for those who read what the compiler made
+// (benchmarks/cuda_static.py).
+template <class Kernel, int kThreads = Kernel::kThreads, size_t kSharedBytes = sizeof(typename Kernel::Shared)>
+__global__ void __launch_bounds__(kThreads) run_blocks(const __grid_constant__ Kernel kernel) {
   extern __shared__ __align__(16) unsigned char memory[];
   Block<typename Kernel::Shared> block(*reinterpret_cast<typename Kernel::Shared*>(memory));
   kernel(block);

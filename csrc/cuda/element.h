@@ -84,6 +84,12 @@ SK_DEVICE inline Chunk<S, N> load_chunk(const S* from) {
 }
 template <int N, class S>
 SK_DEVICE inline void store_chunk(S* to, const Chunk<S, N>& chunk) {
+#if defined(__CUDACC__)
+  if constexpr (N > 1) {  // an assignment nvcc would split, member by member
+    __stwb(reinterpret_cast<uint4*>(to), bits_as<uint4>(chunk));
+    return;
+  }
+#endif
   *reinterpret_cast<Chunk<S, N>*>(to) = chunk;
 }
 

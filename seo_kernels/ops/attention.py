@@ -177,7 +177,7 @@ def attention(
 
 def _serve(arguments: AttentionArguments) -> tuple[Tensor, Tensor]:
     values = arguments.values()
-    device = arguments.query.device.type
+    device = arguments.query.device
     if not _library.available(device):
         _library.warn_once(device)
         return attention_op(*values)

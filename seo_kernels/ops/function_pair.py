@@ -109,7 +109,7 @@ class FunctionPair:
             self.register()
 
     def __call__(self, *arguments: Any) -> Any:
-        device = next(a.device.type for a in arguments if isinstance(a, Tensor))
+        device = next(a.device for a in arguments if isinstance(a, Tensor))
         if not _library.available(device):
             _library.warn_once(device)
             return self._plain(*arguments)
