@@ -14,8 +14,8 @@ Environment:
     SEO_KERNELS_TORCH             the site-packages folder of the torch to build against
     SEO_KERNELS_REQUIRE_NATIVE=1  a native build that fails is an error, as for `setup.py build_ext`
     SEO_KERNELS_WHEEL=1           build a wheel for every Python 3: without _C
-    SEO_KERNELS_CUDA=0|1|auto     whether to build the GPU's kernels; auto, the default: where nvcc is there and
-                                  the torch has CUDA; csrc/cuda/build.py names further variables
+    SEO_KERNELS_CUDA=0|1|auto     whether to build the GPU's kernels; auto, the default: where nvcc is
+                                  there and the torch has CUDA; csrc/cuda/build.py names further variables
     SEO_KERNELS_HOST_KERNELS=1    build libseo_kernels_host.so as well
 """
 

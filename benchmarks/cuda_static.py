@@ -3,10 +3,10 @@
     python benchmarks/cuda_static.py [--library FILE] [--output FILE]
 
 Per kernel and architecture, read from the machine code by cuobjdump (PyPI: nvidia-cuda-cuobjdump and
-nvidia-cuda-nvdisasm): registers, shared memory, how many blocks fit a multiprocessor, accesses of 16 bytes and
-of local memory (spills). Exits with 1 where a hot kernel touches local memory, or an elementwise one does not
-load and store 16 bytes at a time. Hot are those of float32 and 16 bits that take several entries at a time:
-not float64, not what serves odd strides.
+nvidia-cuda-nvdisasm): registers, shared memory, how many blocks fit a multiprocessor, accesses of 16 bytes
+and of local memory (spills). Exits with 1 where a hot kernel touches local memory, or an elementwise one does
+not load and store 16 bytes at a time. Hot are those of float32 and 16 bits that take several entries at a
+time: not float64, not what serves odd strides.
 """
 
 from __future__ import annotations
@@ -180,9 +180,9 @@ def report(kernels: dict[Kernel, dict[str, Code]]) -> str:
     lines = [
         "# The GPU's kernels as compiled",
         "",
-        "Written by `make cuda-report`; no GPU takes part. Per architecture: registers of a thread, and the share",
-        "of the threads that a multiprocessor can hold (occupancy). 16-byte accesses are counted in the code for",
-        f"sm_{newest}; an architecture with accesses to local memory (spills) says so in its column.",
+        "Written by `make cuda-report`; no GPU takes part. Per architecture: registers of a thread, and the",
+        "share of the threads that a multiprocessor can hold (occupancy). 16-byte accesses are counted in",
+        f"the code for sm_{newest}; an architecture with accesses to local memory (spills) says so.",
         "",
         "| kernel | threads | shared bytes | 16-byte loads, stores | "
         + " | ".join(f"sm_{a}" for a in archs)

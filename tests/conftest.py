@@ -14,6 +14,20 @@ os.environ["HF_HUB_OFFLINE"] = os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 settings.register_profile("seo_kernels", deadline=None, print_blob=True)
 settings.load_profile("seo_kernels")
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device", default="cpu", choices=("cpu", "cuda"), help="where tests make their tensors"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before anything is imported: modules of tests hold tensors too."""
+    device = config.getoption("--device")
+    if device != "cpu":
+        torch.set_default_device(device)
+
+
 # both register ops: an import for doctests would do so where nobody asked
 collect_ignore = ["ops/toy_ops.py", "cuda/on_host.py"]
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import seo_kernels as sk
+from seo_kernels._extras import require
 from seo_kernels.benchmark.activation_problem import ActivationProblem
 from seo_kernels.benchmark.problem import Forward
 
@@ -34,6 +35,14 @@ def compiled(problem: ActivationProblem) -> Forward:
     """``torch.compile`` of the same; the first call compiles."""
     formula = torch.compile(_formula(problem), dynamic=False)
     return lambda leaves: formula(*leaves.values())
+
+
+def liger(problem: ActivationProblem) -> Forward:
+    """Liger-Kernel's SwiGLU."""
+    if (problem.activation, problem.gated) != ("silu", True):
+        raise ValueError(f"activation is {problem.activation!r}, expected a gated silu")
+    ops = require("liger_kernel.ops.swiglu", extra="peers", purpose="run beside Liger")
+    return lambda leaves: ops.LigerSiLUMulFunction.apply(leaves["input"], leaves["up"])
 
 
 def _formula(problem: ActivationProblem) -> Callable[[Tensor, Tensor], Tensor]:

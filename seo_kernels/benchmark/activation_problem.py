@@ -10,7 +10,7 @@ from torch import Tensor
 
 import seo_kernels as sk
 from seo_kernels.benchmark.op_problem import OpProblem
-from seo_kernels.benchmark.problem import Inputs, Traffic
+from seo_kernels.benchmark.problem import Inputs, Traffic, seeded_generator
 
 SMALL = 16  # rows
 
@@ -38,7 +38,7 @@ class ActivationProblem(OpProblem):
         return {"activation": self.activation}
 
     def make_inputs(self) -> Inputs:
-        generator = torch.Generator().manual_seed(0)
+        generator = seeded_generator()
 
         def random(*shape: int) -> Tensor:
             return torch.randn(shape, generator=generator).to(self.dtype)

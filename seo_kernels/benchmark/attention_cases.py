@@ -9,7 +9,7 @@ import torch
 import seo_kernels as sk
 from seo_kernels.benchmark.attention_engines import flex, fused, masked_sdpa, sdpa
 from seo_kernels.benchmark.attention_problem import AttentionProblem
-from seo_kernels.benchmark.case import Case, Floor, MemoryFloor, Peer, faster, within
+from seo_kernels.benchmark.case import Case, Floor, MemoryFloor, Peer, faster, no_slower, within
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def attention_cases(sizes: AttentionSizes) -> list[Case]:
             f"one row against Tk = {sizes.cache} fp32 forward",
             decode,
             fused,
-            (Peer("SDPA", sdpa, Floor("no slower", 1.0)),),
+            (Peer("SDPA", sdpa, no_slower()),),
         ),
         Case(
             "short-fp32-fwd-bwd",
@@ -159,7 +159,7 @@ def _backward(problem: AttentionProblem) -> AttentionProblem:
 def _random_blocks(sizes: AttentionSizes) -> sk.BlockSparse:
     """An eighth of all blocks, drawn without a rule; the same for all heads."""
     edge = -(-sizes.length // sizes.block)
-    order = torch.randperm(edge * edge, generator=torch.Generator().manual_seed(0))
-    layout = torch.zeros(edge * edge, dtype=torch.bool)
+    order = torch.randperm(edge * edge, generator=torch.Generator().manual_seed(0), device="cpu")
+    layout = torch.zeros(edge * edge, dtype=torch.bool, device="cpu")
     layout[order[: edge * edge // 8]] = True
     return sk.BlockSparse(layout.view(edge, edge), sizes.block)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 import seo_kernels as sk
@@ -39,6 +40,34 @@ def sdpa(problem: AttentionProblem) -> Forward:
     return forward
 
 
+def _backend_sdpa(problem: AttentionProblem, backend: SDPBackend) -> Forward:
+    plain = sdpa(problem)
+
+    def forward(leaves: Mapping[str, Tensor]) -> Tensor:
+        with sdpa_kernel(backend):
+            return plain(leaves)
+
+    return forward
+
+
+def cudnn_sdpa(problem: AttentionProblem) -> Forward:
+    """``sdpa`` on cuDNN."""
+    return _backend_sdpa(problem, SDPBackend.CUDNN_ATTENTION)
+
+
+def flash_sdpa(problem: AttentionProblem) -> Forward:
+    """``sdpa`` on FlashAttention."""
+    return _backend_sdpa(problem, SDPBackend.FLASH_ATTENTION)
+
+
+def efficient_sdpa(problem: AttentionProblem) -> Forward:
+    """``sdpa`` on xFormers' memory-efficient kernels."""
+    return _backend_sdpa(problem, SDPBackend.EFFICIENT_ATTENTION)
+
+
+SDPA_BACKENDS = {"cuDNN": cudnn_sdpa, "flash": flash_sdpa, "efficient": efficient_sdpa}
+
+
 def masked_sdpa(problem: AttentionProblem) -> Forward:
     """``scaled_dot_product_attention`` with the pattern as a bool mask, which is made beforehand."""
     # four dimensions: with three, SDPA leaves its fused kernel
@@ -63,7 +92,9 @@ def flex(problem: AttentionProblem) -> Forward:
         distance = key - query - offset
         return (distance >= -pattern.left) & (distance <= pattern.right)
 
-    mask = create_block_mask(visible, None, None, problem.query_length, problem.key_length, device="cpu")
+    mask = create_block_mask(
+        visible, None, None, problem.query_length, problem.key_length, device=torch.get_default_device()
+    )
 
     def plain(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return flex_attention(query, key, value, block_mask=mask)

@@ -10,7 +10,7 @@ from torch import Tensor
 import seo_kernels as sk
 from seo_kernels.benchmark import attention_verification
 from seo_kernels.benchmark.attention_verification import AttentionExpected
-from seo_kernels.benchmark.problem import Forward, Inputs, Problem
+from seo_kernels.benchmark.problem import Forward, Inputs, Problem, seeded_generator
 
 SMALL = 256  # rows
 TABLE_SIZE = 0.1  # standard deviation of the relative tables
@@ -51,7 +51,7 @@ class AttentionProblem(Problem):
         return self.key_length - self.query_length
 
     def make_inputs(self) -> Inputs:
-        generator = torch.Generator().manual_seed(0)
+        generator = seeded_generator()
 
         def random(*shape: int) -> Tensor:
             return torch.randn(shape, generator=generator).to(self.dtype)

@@ -61,7 +61,10 @@ class Peer:
 
 @dataclass(frozen=True)
 class Case:
-    """``engine`` is ours. Floors of shares: of the multiply-add peak, and of the copy bandwidth."""
+    """``engine`` is ours. Floors of shares: of the multiply-add peak, and of the copy bandwidth.
+
+    ``device``: the type of device that it runs on.
+    """
 
     name: str
     title: str
@@ -71,10 +74,20 @@ class Case:
     share_floor: float | None = None
     copy_floor: float | None = None
     memory_floor: MemoryFloor | None = None
+    device: str = "cpu"
 
     def peer(self, name: str) -> Peer:
         (peer,) = (peer for peer in self.peers if peer.name == name)
         return peer
+
+
+def no_slower() -> Floor:
+    return Floor("no slower", 1.0)
+
+
+def beside() -> Floor:
+    """Measured, with nothing asked of it."""
+    return Floor("none", 0.0)
 
 
 def faster(amount: float) -> Floor:

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from seo_kernels._extras import MissingExtraError
 from seo_kernels.benchmark.case import OURS, Case, Floor
-from seo_kernels.benchmark.measuring import SECONDS, Timing, copy_bandwidth, fma_peak, in_turn
+from seo_kernels.benchmark.measuring import SECONDS, Timing, copy_bandwidth, in_turn, peak_rate
 from seo_kernels.benchmark.memory import MemoryFigures, measure_memory
 from seo_kernels.benchmark.problem import Engine, Inputs, Problem, Results
 from seo_kernels.benchmark.verification import WrongResultError
@@ -36,8 +38,8 @@ class Contender:
 class Figures:
     """What is reported about a contender, None where it does not apply or was not measured.
 
-    ``share_of_peak``: of the multiply-adds that ``gflops`` are. ``share_of_copy``: of the measured
-    ``copy_bandwidth``, GB/s. ``speedup``: the peer's median time over ours, for peers.
+    ``share_of_peak``: of the multiply-adds that ``gflops`` are; on a GPU of a large product.
+    ``share_of_copy``: of the measured ``copy_bandwidth``, GB/s. ``speedup``: its median time over ours.
     """
 
     contender: Contender
@@ -67,6 +69,12 @@ def prepare(case: Case, say: Say = lambda text: None) -> list[Contender]:
         WrongResultError: a contender does not compute what the case says.
         MissingExtraError: the case needs a library that is not installed.
     """
+    with torch.device(case.device):
+        return _prepare_here(case, say)
+
+
+def _prepare_here(case: Case, say: Say) -> list[Contender]:
+    """On torch's default device."""
     entries: list[tuple[str, Engine, Problem, Floor | None]] = [(OURS, case.engine, case.problem, None)]
     entries += [(peer.name, peer.engine, peer.problem or case.problem, peer.floor) for peer in case.peers]
     known: dict[Problem, tuple[Inputs, Any]] = {}
@@ -105,7 +113,7 @@ def compare(case: Case, seconds: float = SECONDS, say: Say = lambda text: None) 
     except MissingExtraError as missing:
         return Comparison(case, (), skipped=str(missing))
     say("timing")
-    figures = evaluate(contenders, in_turn(calls_of(contenders), seconds))
+    figures = evaluate(contenders, in_turn(calls_of(contenders), seconds, case.device), case.device)
     if case.memory_floor is not None:
         say("measuring memory")
     return Comparison(case, tuple(figures), measure_memory(case))
@@ -116,19 +124,19 @@ def calls_of(contenders: list[Contender]) -> dict[str, Callable[[], Results]]:
     return {contender.name: contender.call for contender in contenders if contender.call is not None}
 
 
-def evaluate(contenders: list[Contender], timings: dict[str, Timing]) -> list[Figures]:
+def evaluate(contenders: list[Contender], timings: dict[str, Timing], device: str = "cpu") -> list[Figures]:
     """Rates, shares of the peak or of the copy bandwidth, and ratios of medians."""
     ours = timings[OURS].median_ms
-    return [_figures(contender, timings.get(contender.name), ours) for contender in contenders]
+    return [_figures(contender, timings.get(contender.name), ours, device) for contender in contenders]
 
 
-def _figures(contender: Contender, timing: Timing | None, ours_ms: float) -> Figures:
+def _figures(contender: Contender, timing: Timing | None, ours_ms: float, device: str) -> Figures:
     if timing is None:
         return Figures(contender)
     problem, seconds = contender.problem, timing.median_ms / 1e3
-    operations, peak, traffic = problem.flops(), fma_peak(problem.dtype), problem.traffic()
+    operations, peak, traffic = problem.flops(), peak_rate(problem.dtype, device), problem.traffic()
     gflops = operations / seconds / 1e9 if operations is not None else None
-    bandwidth = copy_bandwidth(traffic.tensor, traffic.tensors) if traffic is not None else None
+    bandwidth = copy_bandwidth(traffic.tensor, traffic.tensors, device) if traffic is not None else None
     return Figures(
         contender,
         timing,

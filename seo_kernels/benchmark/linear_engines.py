@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -43,3 +44,9 @@ def peft_formula(problem: LinearProblem) -> Forward:
         return out + F.linear(F.linear(dropped, leaves["lora_a"]), leaves["lora_b"]) * SCALING
 
     return forward
+
+
+def compiled_peft_formula(problem: LinearProblem) -> Forward:
+    """``torch.compile`` of the same; the first call compiles."""
+    compiled: Forward = torch.compile(peft_formula(problem), dynamic=False)
+    return compiled

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import seo_kernels as sk
 from seo_kernels.benchmark.op_problem import OpProblem
-from seo_kernels.benchmark.problem import Inputs
+from seo_kernels.benchmark.problem import Inputs, seeded_generator
 
 SMALL = 16  # tokens
 SCALING = 2.0  # of the adapter's product, alpha / rank
@@ -50,7 +50,7 @@ class LinearProblem(OpProblem):
         return {"activation": self.activation or "", "dropout_p": f"{self.dropout_p:g}"}
 
     def make_inputs(self) -> Inputs:
-        generator = torch.Generator().manual_seed(0)
+        generator = seeded_generator()
 
         def random(*shape: int, scale: float = 1.0, frozen: bool = False) -> Tensor:
             leaf = (scale * torch.randn(shape, generator=generator)).to(self.dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from seo_kernels.benchmark.case import Case, Floor, MemoryFloor, Peer
+from seo_kernels.benchmark.case import Case, MemoryFloor, Peer, no_slower
 from seo_kernels.benchmark.loss_engines import fused, separate
 from seo_kernels.benchmark.loss_problem import LossProblem
 
@@ -26,7 +26,7 @@ def loss_cases(sizes: LossSizes) -> list[Case]:
             f"linear_cross_entropy, {problem.sizes}, fp32 forward + backward",
             problem,
             fused,
-            (Peer(torch_name, separate, Floor("no slower", 1.0)),),
+            (Peer(torch_name, separate, no_slower()),),
             memory_floor=MemoryFloor(1 / 4, peer=torch_name),
         ),
     ]

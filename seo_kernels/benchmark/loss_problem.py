@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seo_kernels.benchmark.op_problem import OpProblem
-from seo_kernels.benchmark.problem import Inputs
+from seo_kernels.benchmark.problem import Inputs, seeded_generator
 
 SMALL = 64  # tokens and classes
 CHUNK = 512  # tokens
@@ -34,7 +34,7 @@ class LossProblem(OpProblem):
         return f"{self.tokens} tokens d{self.dim} V{self.vocabulary}"
 
     def make_inputs(self) -> Inputs:
-        generator = torch.Generator().manual_seed(0)
+        generator = seeded_generator()
         hidden = torch.randn(self.tokens, self.dim, generator=generator).to(self.dtype)
         weight = torch.randn(self.vocabulary, self.dim, generator=generator).mul_(self.dim**-0.5)
         leaves = {

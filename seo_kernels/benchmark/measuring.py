@@ -21,6 +21,8 @@ SECONDS = 6.0  # of rounds, per case
 LEAST_ROUNDS, MOST_ROUNDS = 7, 500
 PEAK_RUNS, PEAK_MILLISECONDS = 10, 50
 COPY_ROUNDS = 40
+GPU_CALLS = 10  # that follow each other in one measurement: the GPU is never waiting for the next
+GPU_PRODUCT = 8192  # rows, columns and inner dimension of the product that tells a GPU's peak
 
 
 @dataclass(frozen=True)
@@ -44,16 +46,13 @@ class Timing:
 class Turns:
     """The contenders of a case by name, and the seconds that each call of ``run`` took."""
 
-    def __init__(self, calls: Mapping[str, Call]) -> None:
+    def __init__(self, calls: Mapping[str, Call], device: str = "cpu") -> None:
         self.calls = dict(calls)
         self.seconds: dict[str, list[float]] = {name: [] for name in calls}
+        self._clock = _seconds_of_gpu if device == "cuda" else _seconds_of
 
     def run(self, name: str) -> None:
-        call = self.calls[name]
-        begun = time.perf_counter()
-        result = call()
-        self.seconds[name].append(time.perf_counter() - begun)
-        del result  # kept until here: giving memory back is not timed
+        self.seconds[name].append(self._clock(self.calls[name]))
 
     def run_others(self, name: str) -> None:
         for other in self.calls:
@@ -69,16 +68,36 @@ class Turns:
         """How many rounds fit, judged by one round, within the bounds for a stable median."""
         begun = time.perf_counter()
         for call in self.calls.values():
-            call()
+            self._clock(call)
         return min(max(int(seconds / (time.perf_counter() - begun)), LEAST_ROUNDS), MOST_ROUNDS)
 
     def timings(self) -> dict[str, Timing]:
         return {name: Timing.of(seconds) for name, seconds in self.seconds.items()}
 
 
-def in_turn(calls: Mapping[str, Call], seconds: float = SECONDS) -> dict[str, Timing]:
-    """Warm up, then rounds of one call each for about ``seconds``."""
-    turns = Turns(calls)
+def _seconds_of(call: Call) -> float:
+    begun = time.perf_counter()
+    result = call()
+    taken = time.perf_counter() - begun
+    del result  # kept until here: giving memory back is not timed
+    return taken
+
+
+def _seconds_of_gpu(call: Call) -> float:
+    """Of one of several calls in a row, by events on the GPU's own clock."""
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    begin.record()
+    for _ in range(GPU_CALLS):
+        call()
+    end.record()
+    end.synchronize()
+    return float(begin.elapsed_time(end)) / 1e3 / GPU_CALLS
+
+
+def in_turn(calls: Mapping[str, Call], seconds: float = SECONDS, device: str = "cpu") -> dict[str, Timing]:
+    """Warm up, then rounds of one call each for about ``seconds``; on a GPU of a few calls each."""
+    turns = Turns(calls, device)
     turns.warm_up()
     rounds = turns.rounds_within(seconds)
     with _no_garbage_collection():
@@ -86,6 +105,24 @@ def in_turn(calls: Mapping[str, Call], seconds: float = SECONDS) -> dict[str, Ti
             for name in calls:
                 turns.run(name)
     return turns.timings()
+
+
+def peak_rate(dtype: torch.dtype, device: str) -> float | None:
+    """GFLOP/s that the device can reach at this dtype; None where that is not known.
+
+    On the CPU those of ``fma_peak``; on a GPU those of torch's product of two large matrices.
+    """
+    return _measured_product(dtype) if device == "cuda" else fma_peak(dtype)
+
+
+@functools.lru_cache
+def _measured_product(dtype: torch.dtype) -> float:
+    a, b = torch.randn(2, GPU_PRODUCT, GPU_PRODUCT, dtype=dtype, device="cuda")
+    turns = Turns({"product": lambda: a @ b}, "cuda")
+    turns.warm_up()
+    for _ in range(PEAK_RUNS):
+        turns.run("product")
+    return 2 * GPU_PRODUCT**3 / min(turns.seconds["product"]) / 1e9
 
 
 def fma_peak(dtype: torch.dtype) -> float | None:
@@ -104,24 +141,24 @@ def _measured_peak(kind: str, threads: int) -> float | None:
     return max(torch.ops.seo_kernels.fma_peak(kind, PEAK_MILLISECONDS) for _ in range(PEAK_RUNS)) or None
 
 
-def copy_bandwidth(size: int, tensors: int) -> float:
+def copy_bandwidth(size: int, tensors: int, device: str = "cpu") -> float:
     """GB/s, read and written, of torch's copies of tensors of ``size`` bytes, measured once per process.
 
     They go round ``tensors`` of them: the caches keep no more of it than of a step that touches as many.
     """
-    return _measured_copy(size, max(tensors, 2), torch.get_num_threads())
+    return _measured_copy(size, max(tensors, 2), torch.get_num_threads(), device)
 
 
 @functools.lru_cache
-def _measured_copy(size: int, tensors: int, threads: int) -> float:
+def _measured_copy(size: int, tensors: int, threads: int, device: str) -> float:
     """The best of many rounds, as of the peak."""
-    ring = [torch.ones(size, dtype=torch.uint8) for _ in range(tensors)]
+    ring = [torch.ones(size, dtype=torch.uint8, device=device) for _ in range(tensors)]
 
     def copy_round() -> None:
         for source, target in zip(ring, ring[1:] + ring[:1], strict=True):
             target.copy_(source)
 
-    turns = Turns({"copy": copy_round})
+    turns = Turns({"copy": copy_round}, device)
     for _ in range(COPY_ROUNDS):
         turns.run("copy")
     return tensors * 2 * size / min(turns.seconds["copy"]) / 1e9

@@ -54,8 +54,8 @@ class MemoryFigures:
 
 
 def measure_memory(case: Case) -> MemoryFigures | None:
-    """Of a case with a memory floor; None for others, and where there is no /proc to read it from."""
-    if case.memory_floor is None or not CLEAR_REFS.exists():
+    """Of a case with a memory floor; None for others, on GPUs, and where /proc is missing."""
+    if case.memory_floor is None or case.device != "cpu" or not CLEAR_REFS.exists():
         return None
     ours = peak_memory(case.problem, case.engine)
     if case.memory_floor.peer is None:

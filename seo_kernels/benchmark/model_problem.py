@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seo_kernels._extras import require
-from seo_kernels.benchmark.problem import Forward, Inputs, Problem, Results
+from seo_kernels.benchmark.problem import Forward, Inputs, Problem, Results, seeded_generator
 from seo_kernels.benchmark.verification import Expected, check_results, expectation
 
 TARGETS = ("c_attn", "c_proj", "c_fc")  # all linear layers but the head, which is the embedding
@@ -43,7 +43,7 @@ class ModelProblem(Problem):
         return f"{model} B{self.batch} T{self.length} r{self.rank}"
 
     def make_inputs(self) -> Inputs:
-        generator = torch.Generator().manual_seed(0)
+        generator = seeded_generator()
         shape = (self.batch, self.length)
         return Inputs({"tokens": torch.randint(self.vocabulary, shape, generator=generator)}, None)
 
@@ -112,7 +112,7 @@ class Training:
     """
 
     def __init__(self, model: nn.Module, adapters: Mapping[str, nn.Parameter]) -> None:
-        generator = torch.Generator().manual_seed(0)
+        generator = seeded_generator()
         for _, adapter in sorted(adapters.items()):
             values = torch.randn(adapter.shape, generator=generator) * adapter.shape[1] ** -0.5 / 4
             adapter.data.copy_(values)

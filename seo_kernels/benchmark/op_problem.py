@@ -35,7 +35,8 @@ class OpProblem(Problem):
         return check_results(self._seeded_step(forward, inputs), expected)
 
     def _seeded_step(self, forward: Forward, inputs: Inputs) -> Results:
-        with torch.random.fork_rng(devices=[]):
+        gpus = [torch.cuda.current_device()] if torch.get_default_device().type == "cuda" else []
+        with torch.random.fork_rng(devices=gpus):
             torch.manual_seed(SEED)
             results = self.step(forward, inputs)
         return {name: result.detach() for name, result in results.items()}

@@ -45,7 +45,8 @@ class Traffic:
 class Problem(ABC):
     """Sizes and kind of one computation: a hashable value that can be pickled.
 
-    ``backward`` says whether a step is forward and backward or forward only.
+    ``backward`` says whether a step is forward and backward or forward only. Tensors are made on torch's
+    default device, which is that of the case.
     """
 
     dtype: torch.dtype
@@ -96,6 +97,11 @@ class Problem(ABC):
     def traffic(self) -> Traffic | None:
         """None where moving bytes is not what takes the time."""
         return None
+
+
+def seeded_generator() -> torch.Generator:
+    """Of torch's default device, where a case has its tensors made: the same numbers each time."""
+    return torch.Generator(torch.get_default_device()).manual_seed(0)
 
 
 def gradient_step(forward: Forward, inputs: Inputs, backward: bool) -> Results:

@@ -18,16 +18,17 @@ import torch
 
 import seo_kernels as sk
 from seo_kernels.benchmark.comparison import Comparison, Figures
-from seo_kernels.benchmark.measuring import fma_peak
+from seo_kernels.benchmark.measuring import fma_peak, peak_rate
 
 Row = dict[str, Any]
 
 
-def environment() -> Row:
+def environment(device: str = "cpu") -> Row:
     """The machine and the versions that the figures hold for."""
     facts = sk.info()
     return {
-        "device": "cpu",
+        "device": device,
+        **(_gpu() if device == "cuda" else {}),
         "cpu_model": _cpu_model(),
         "cpu_count": os.cpu_count(),
         "cpu_capability": facts["cpu_capability"],
@@ -44,8 +45,24 @@ def environment() -> Row:
     }
 
 
-def machine_name() -> str:
-    """For files that hold this machine's figures: ``"amd-epyc-avx512_bf16"``."""
+def _gpu() -> Row:
+    facts = torch.cuda.get_device_properties(0)
+    return {
+        "gpu": facts.name,
+        "gpu_compute_capability": f"{facts.major}.{facts.minor}",
+        "gpu_multiprocessors": facts.multi_processor_count,
+        "gpu_memory_bytes": facts.total_memory,
+        "cuda": torch.version.cuda,
+        "cuda_archs": " ".join(sk.info()["cuda_archs"]),
+        "product_float32_gflops": peak_rate(torch.float32, "cuda"),
+        "product_bfloat16_gflops": peak_rate(torch.bfloat16, "cuda"),
+    }
+
+
+def machine_name(device: str = "cpu") -> str:
+    """For files that hold this machine's figures: ``"amd-epyc-avx512_bf16"``, ``"nvidia-h200"``."""
+    if device == "cuda":
+        return "-".join(re.findall(r"[a-z0-9]+", torch.cuda.get_device_name(0).lower()))
     words = re.sub(r"\((R|TM)\)|\bProcessor\b|\bCPU\b|@.*", " ", _cpu_model())
     return "-".join([*re.findall(r"[a-z0-9]+", words.lower()), str(sk.info()["cpu_capability"])])
 
@@ -108,22 +125,22 @@ def describe_figures(figures: Figures) -> Row:
     }
 
 
-def as_json(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+def as_json(comparisons: Sequence[Comparison], device: str = "cpu") -> dict[str, Any]:
     """{"environment": {...}, "cases": [{..., "contenders": [{...}, ...]}, ...]}"""
     cases = [
         {**describe_case(comparison), "contenders": [describe_figures(f) for f in comparison.figures]}
         for comparison in comparisons
     ]
-    return {"environment": environment(), "cases": cases}
+    return {"environment": environment(device), "cases": cases}
 
 
-def write_json(path: Path, comparisons: Sequence[Comparison]) -> None:
-    path.write_text(json.dumps(as_json(comparisons), indent=1) + "\n")
+def write_json(path: Path, comparisons: Sequence[Comparison], device: str = "cpu") -> None:
+    path.write_text(json.dumps(as_json(comparisons, device), indent=1) + "\n")
 
 
-def write_csv(path: Path, comparisons: Sequence[Comparison]) -> None:
+def write_csv(path: Path, comparisons: Sequence[Comparison], device: str = "cpu") -> None:
     """A line per case and contender; the environment is repeated in each."""
-    report = as_json(comparisons)
+    report = as_json(comparisons, device)
     rows: list[Row] = []
     for case in report["cases"]:
         contenders = case.pop("contenders") or [{}]  # a case without figures has a line too

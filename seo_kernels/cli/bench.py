@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from seo_kernels.cli.console import progress_bar, report_console
-from seo_kernels.cli.errors import usage_error
+from seo_kernels.cli.errors import expect_one_of, usage_error
 
 if TYPE_CHECKING:
     from seo_kernels.benchmark.case import Case
@@ -25,6 +25,7 @@ def bench(
         list[str] | None,
         typer.Option("--case", metavar="NAME", help="Only this case; may hold * and ?, may be repeated."),
     ] = None,
+    device: Annotated[str, typer.Option(help="Where to run: cpu or cuda; each has its own cases.")] = "cpu",
     list_cases: Annotated[bool, typer.Option("--list", help="List the cases and leave.")] = False,
     csv_path: Annotated[
         Path | None, typer.Option("--csv", metavar="PATH", help="Write a line per case and contender.")
@@ -49,15 +50,18 @@ def bench(
 
     from seo_kernels import _library
     from seo_kernels._extras import MissingExtraError
-    from seo_kernels.benchmark import cases, pictures, report
+    from seo_kernels.benchmark import cases, gpu_cases, pictures, report
+    from seo_kernels.diagnostics.gradient_check import present_devices
 
-    chosen = _choose(cases.cases(), names)
+    expect_one_of("--device", device, ("cpu", "cuda"))
+    chosen = _choose(cases.cases() if device == "cpu" else gpu_cases.gpu_cases(), names)
     console = report_console()
     if list_cases:
         console.print(_listing(chosen))
         return
-    if not _library.available("cpu"):
-        usage_error(f"bench times compiled kernels, expected a built library: {_library.reason()}")
+    expect_one_of("--device", device, present_devices())
+    if not _library.available(device):
+        usage_error(f"bench times compiled kernels, expected a built library: {_library.reason(device)}")
     if picture_path is not None:
         try:
             pictures.require_matplotlib()
@@ -67,12 +71,12 @@ def bench(
 
     comparisons = _measure(chosen)
     if csv_path is not None:
-        report.write_csv(csv_path, comparisons)
+        report.write_csv(csv_path, comparisons, device)
     if json_path is not None:
-        report.write_json(json_path, comparisons)
+        report.write_json(json_path, comparisons, device)
     if picture_path is not None:
         pictures.draw_ratios(picture_path, comparisons)
-    _print_report(console, comparisons)
+    _print_report(console, comparisons, device)
     if any(entry.refused for entry in comparisons):
         raise typer.Exit(1)
 
@@ -111,10 +115,10 @@ def _listing(chosen: "Sequence[Case]") -> Table:
     return table
 
 
-def _print_report(console: Console, comparisons: "Sequence[Comparison]") -> None:
+def _print_report(console: Console, comparisons: "Sequence[Comparison]", device: str) -> None:
     from seo_kernels.benchmark.report import environment
 
-    facts = environment()
+    facts = environment(device)
     title = "medians, in turn; share of the multiply-add peak or the copy bandwidth; relative error"
     table = Table(title=title, box=SIMPLE, title_justify="left", pad_edge=False)
     for column in ("case", "ours ms", "peer", "its ms", "ratio", "floor", "share", "error"):
@@ -134,6 +138,8 @@ def _print_report(console: Console, comparisons: "Sequence[Comparison]") -> None
                 name = f"{comparison.case.name}, {figures.contender.name}"
                 console.print(f"{name} does not run here: {figures.contender.missing}", markup=False)
     machine = f"{facts['cpu_model']}, {facts['cpu_capability']}, {facts['threads']} threads"
+    if device == "cuda":
+        machine = f"{facts['gpu']}, kernels for {facts['cuda_archs']}, {machine}"
     console.print(f"{machine}, torch {facts['torch']}", highlight=False)
 
 

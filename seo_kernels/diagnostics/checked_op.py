@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 Size = Literal["tiny", "odd"]
@@ -21,13 +22,18 @@ class Problem:
 class Feature:
     """One combination of an op's arguments.
 
-    ``problem("tiny", device)`` suits finite differences, ``problem("odd", device)`` spans several tiles.
+    ``make("tiny", device)`` suits finite differences, ``make("odd", device)`` spans several tiles.
     Inputs named in ``wide`` stay float32 where the others have 16 bits, as parameters do under autocast.
     """
 
     name: str
-    problem: Callable[[Size, str], Problem]
+    make: Callable[[Size, str], Problem]
     wide: tuple[str, ...] = ()
+
+    def problem(self, size: Size, device: str) -> Problem:
+        """Its values lie on the CPU, the same for every device; what else a call takes is on the device."""
+        with torch.device("cpu"):  # whatever torch's default device is
+            return self.make(size, device)
 
 
 @dataclass(frozen=True)

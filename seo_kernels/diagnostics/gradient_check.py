@@ -126,7 +126,9 @@ def _output_and_gradients(
     outputs = problem.call(function, leaves)
     generator = torch.Generator().manual_seed(1)
     weights = [
-        torch.randn(output.shape, generator=generator).to(DTYPES[unit.dtype]).to(unit.device, output.dtype)
+        torch.randn(output.shape, generator=generator, device="cpu")
+        .to(DTYPES[unit.dtype])
+        .to(unit.device, output.dtype)
         for output in outputs
     ]
     gradients = torch.autograd.grad(outputs, list(leaves.values()), weights)

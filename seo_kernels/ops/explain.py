@@ -24,8 +24,8 @@ class Explanation:
     Tiles are counted over the heads; they are None where the reference serves, which has no tiles.
     """
 
-    device: str  # "cpu"
-    kernel: str  # "cpu/amx_bf16", or "reference"
+    device: str  # "cpu", "cuda"
+    kernel: str  # "cpu/amx_bf16", "cuda/simt", or "reference"
     reasons: tuple[str, ...]
     tiles_visited: int | None
     tiles_total: int | None
@@ -56,16 +56,14 @@ def explain(
     generators = [query.device] if isinstance(query, Tensor) and query.device.type == "cuda" else []
     with torch.random.fork_rng(devices=generators):
         arguments = normalise(query, key, value, **options)
-    device = arguments.query.device.type
+    device = arguments.query.device
     if not _library.available(device):
         why = (_library.reason(device), "plain torch computes the whole Tq x Tk matrix, and masks it")
-        return Explanation(device, "reference", why, None, None, None)
-    capability = torch.ops.seo_kernels.cpu_capability()
+        return Explanation(device.type, "reference", why, None, None, None)
+    kernel, *reasons = _chosen(arguments.query)
     visited, masked = _tiles(arguments, arguments.pattern)
     total, _ = _tiles(arguments, "dense")
-    reasons = [
-        _why_capability(capability),
-        _arithmetic(arguments.query.dtype, capability),
+    reasons += [
         f"pattern '{arguments.pattern}' visits {visited} of {total} tiles, {masked} with an element mask",
     ]
     if arguments.key_lengths is not None or arguments.query_segments is not None:
@@ -74,7 +72,20 @@ def explain(
         reasons.append(
             "mask is read in every visited tile: say with a pattern what it can say, to skip tiles"
         )
-    return Explanation(device, f"{device}/{capability}", tuple(reasons), visited, total, masked)
+    return Explanation(device.type, kernel, tuple(reasons), visited, total, masked)
+
+
+def _chosen(query: Tensor) -> tuple[str, ...]:
+    """The kernel that serves, and why it and no other."""
+    if query.device.type == "cuda":
+        built = ", ".join(_library.cuda_architectures())
+        return (
+            "cuda/simt",
+            f"simt: the only kernels that this build has for GPUs, compiled for {built}",
+            _converted(query.dtype),
+        )
+    capability = torch.ops.seo_kernels.cpu_capability()
+    return f"cpu/{capability}", _why_capability(capability), _arithmetic(query.dtype, capability)
 
 
 def _tiles(arguments: AttentionArguments, pattern: str) -> tuple[int, int]:
@@ -101,10 +112,14 @@ def _why_capability(capability: str) -> str:
 
 
 def _arithmetic(dtype: torch.dtype, capability: str) -> str:
-    name = str(dtype).removeprefix("torch.")
-    if dtype in (torch.float32, torch.float64):
-        return f"{name} throughout"
     if dtype == torch.bfloat16 and capability in BFLOAT16_INSTRUCTIONS:
         instruction = BFLOAT16_INSTRUCTIONS[capability]
         return f"bfloat16 dot products run natively ({instruction}), with float32 sums and softmax"
+    return _converted(dtype)
+
+
+def _converted(dtype: torch.dtype) -> str:
+    name = str(dtype).removeprefix("torch.")
+    if dtype in (torch.float32, torch.float64):
+        return f"{name} throughout"
     return f"{name} is converted to float32 tile by tile: dot products, sums and softmax run in float32"

@@ -58,9 +58,14 @@ def bigbird(
     if window_blocks % 2 == 0:
         raise ValueError(f"bigbird: window_blocks is {window_blocks}, expected an odd int")
     count = -(-length // block_size)
-    index = torch.arange(count)
+    index = torch.arange(count, device="cpu")
     layout = (index[:, None] - index[None, :]).abs() <= window_blocks // 2
     layout |= (index < global_blocks)[:, None] | (index < global_blocks)[None, :]
     generator = torch.Generator().manual_seed(seed)
-    rank = torch.rand(count, count, generator=generator).masked_fill(layout, 2.0).argsort(1).argsort(1)
+    rank = (
+        torch.rand(count, count, generator=generator, device="cpu")
+        .masked_fill(layout, 2.0)
+        .argsort(1)
+        .argsort(1)
+    )
     return BlockSparse(layout | (rank < random_blocks), block_size)

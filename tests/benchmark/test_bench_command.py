@@ -209,7 +209,7 @@ def test_listing(capsys: pytest.CaptureFixture[str], small_cases: list[Case]) ->
         (["--json", "tests"], "--json is 'tests'", "expected a file"),
         (["--picture", "no/such/folder/a.png"], "--picture", "an existing folder"),
         (["--picture", "a.bmp"], "'a.bmp'", "expected one of .png, .svg, .pdf"),
-        (["--nonsense"], "--nonsense", "expected one of --case, --list, --csv, --json, --picture"),
+        (["--nonsense"], "--nonsense", "expected one of --case, --device, --list, --csv, --json, --picture"),
     ],
 )
 def test_bad_usage(

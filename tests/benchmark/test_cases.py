@@ -169,7 +169,8 @@ def test_ratios_and_shares() -> None:
 def test_share_of_the_copy_bandwidth(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
 
-    def bandwidth(size: int, tensors: int) -> float:
+    def bandwidth(size: int, tensors: int, device: str) -> float:
+        assert device == "cpu"
         sizes.append((size, tensors))
         return 10.0
 

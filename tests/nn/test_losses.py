@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import seo_kernels as sk
 
 TARGET = torch.tensor([0, 3, -100, 4])
-WEIGHT = torch.rand(5, generator=torch.Generator().manual_seed(1))
+WEIGHT = torch.rand(5, generator=torch.Generator(torch.get_default_device()).manual_seed(1))
 
 
 def results(module: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor, ...]:

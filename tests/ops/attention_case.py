@@ -91,7 +91,7 @@ class Inputs:
 
 def build(case: Case, device: str = "cpu") -> Inputs:
     """The tensors of a case at its own dtypes."""
-    generator = torch.Generator().manual_seed(case.seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(case.seed)
 
     def random(*shape: int, dtype: torch.dtype | None = None) -> Tensor:
         return torch.randn(shape, generator=generator).to(dtype or case.dtype)

@@ -20,7 +20,9 @@ class Case(NamedTuple):
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn(
+        shape, generator=torch.Generator(torch.get_default_device()).manual_seed(seed), dtype=torch.float64
+    )
 
 
 TARGET = torch.tensor([2, 0, -100, 4])

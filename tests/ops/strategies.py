@@ -21,7 +21,7 @@ def block_layouts(draw: st.DrawFn, heads: int, query_length: int, key_length: in
     size = draw(st.sampled_from([1, 3, 16, 48, 64, 100, 128]))
     rows, columns = -(-query_length // size), -(-key_length // size)
     layers = draw(st.sampled_from([1, heads]))
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 999)))
+    generator = torch.Generator(torch.get_default_device()).manual_seed(draw(st.integers(0, 999)))
     share = draw(st.sampled_from([0.05, 0.3, 0.9]))
     layout = torch.rand(layers, rows, columns, generator=generator) < share
     return sk.BlockSparse(layout, size)

@@ -84,7 +84,10 @@ def test_directed_sizes(device, case):
 
 def blocks(lengths: tuple[int, int]) -> sk.Pattern:
     rows, columns = (-(-length // 32) for length in lengths)
-    layout = torch.rand(4, rows, columns, generator=torch.Generator().manual_seed(rows)) < 0.4
+    layout = (
+        torch.rand(4, rows, columns, generator=torch.Generator(torch.get_default_device()).manual_seed(rows))
+        < 0.4
+    )
     return sk.BlockSparse(layout, 32)
 
 

@@ -25,7 +25,7 @@ PATTERNS = {
     "local": sk.Local(40, 3),
     "gaps": sk.Dilated(2, 70) | sk.GlobalTokens(2),
     "blocks by head": sk.BlockSparse(
-        torch.rand(4, 8, 9, generator=torch.Generator().manual_seed(0)) < 0.2, 32
+        torch.rand(4, 8, 9, generator=torch.Generator(torch.get_default_device()).manual_seed(0)) < 0.2, 32
     ),
     "nothing": sk.BlockSparse(torch.zeros(8, 9, dtype=torch.bool), 32),
 }

@@ -19,7 +19,11 @@ from seo_kernels.reference.attention import attention_op, attention_tile
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape)), dtype=dtype)
+    return torch.randn(
+        shape,
+        generator=torch.Generator(torch.get_default_device()).manual_seed(seed + sum(shape)),
+        dtype=dtype,
+    )
 
 
 def attention_in_loops(

@@ -41,7 +41,9 @@ def cases(draw: st.DrawFn) -> tuple[sk.Pattern, int, int, int]:
         st.builds(sk.GlobalTokens, small),
         st.integers(0, 2**16).map(
             lambda seed: sk.BlockSparse(
-                torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.5, size
+                torch.rand(shape, generator=torch.Generator(torch.get_default_device()).manual_seed(seed))
+                < 0.5,
+                size,
             )
         ),
     )
