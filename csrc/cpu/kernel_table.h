@@ -5,7 +5,7 @@
 #include "cpu/attention_params.h"
 #include "cpu/linear_cross_entropy_params.h"
 #include "cpu/linear_params.h"
-#include "cpu/loss_params.h"
+#include "cpu/loss_kernels.h"
 
 namespace seo_kernels::cpu {
 

@@ -16,13 +16,11 @@ class Arguments {
             double label_smoothing)
       : hidden_(hidden), weight_(weight), bias_(bias) {
     check_smoothing(label_smoothing);
-    check_matrix(hidden, "hidden", "(tokens, dim)");
-    check_matrix(weight, "weight", "(classes, dim)");
-    check_shape(weight, "weight", {weight.size(0), hidden.size(1)});
-    if (weight.scalar_type() != hidden.scalar_type()) throw std::invalid_argument("weight must have hidden's dtype");
+    check_hidden(hidden, weight);
     all_tokens = hidden.size(0);
     bias_data_ = acc_vector(bias_, "bias", weight.size(0), acc());
-    const int64_t* indices = class_indices(target, all_tokens, weight.size(0), ignore_index);
+    const int64_t* indices = class_indices(target, all_tokens);
+    check_indices(indices, all_tokens, weight.size(0), ignore_index);
     for (int64_t token = 0; token < all_tokens; ++token) {
       if (indices[token] == ignore_index) continue;
       rows.push_back(token);

@@ -1,9 +1,9 @@
-// What the arguments of the losses have in common: checks, views and the division of work among threads.
+// What the arguments of the losses have in common on every device: checks and views.
 #pragma once
 
-#include <algorithm>
+#include <cmath>
 
-#include "cpu/loss_params.h"
+#include "params/loss_params.h"
 #include "torch/matrices.h"
 
 namespace seo_kernels {
@@ -41,12 +41,16 @@ inline const void* acc_vector(Tensor& tensor, const char* name, int64_t size, Sc
   return tensor.data_ptr();
 }
 
-// Class indices (rows), each in [0, classes) or ignore_index, kept alive by `target`.
-inline const int64_t* class_indices(Tensor& target, int64_t rows, int64_t classes, int64_t ignore_index) {
+// Class indices (rows), kept alive by `target`.
+inline const int64_t* class_indices(Tensor& target, int64_t rows) {
   if (target.scalar_type() != ScalarType::Long) throw std::invalid_argument("target must be int64");
   check_shape(target, "target", {rows});
   target = as_type(target, ScalarType::Long);
-  const int64_t* indices = static_cast<const int64_t*>(target.data_ptr());
+  return static_cast<const int64_t*>(target.data_ptr());
+}
+
+// Each in [0, classes) or ignore_index. The indices lie in the host's memory.
+inline void check_indices(const int64_t* indices, int64_t rows, int64_t classes, int64_t ignore_index) {
   for (int64_t row = 0; row < rows; ++row) {
     if ((indices[row] < 0 || indices[row] >= classes) && indices[row] != ignore_index) {
       throw std::invalid_argument("target is " + std::to_string(indices[row]) + " in row " + std::to_string(row) +
@@ -54,7 +58,6 @@ inline const int64_t* class_indices(Tensor& target, int64_t rows, int64_t classe
                                   std::to_string(ignore_index));
     }
   }
-  return indices;
 }
 
 inline void check_smoothing(double label_smoothing) {
@@ -64,19 +67,23 @@ inline void check_smoothing(double label_smoothing) {
   }
 }
 
-// A gradient of the tensor's shape and dtype; of shape (0,) where it is not wanted.
-inline Tensor new_gradient(const Tensor& tensor, bool wanted) {
-  return make_tensor(tensor, wanted ? shape_of(tensor) : std::vector<int64_t>{0}, tensor.scalar_type());
+inline void check_gamma(double gamma) {
+  if (!(gamma >= 0.0) || !std::isfinite(gamma)) {
+    throw std::invalid_argument("gamma is " + std::to_string(gamma) + ", expected a number of at least 0");
+  }
 }
 
-// f(begin, end) over [0, count), in parallel where an item has enough entries to be worth it.
-template <class F>
-void over_items(int64_t count, int64_t entries_each, F f) {
-  constexpr int64_t kSerialEntries = 1 << 15;
-  if (count == 0) return;
-  const int64_t grain = std::max<int64_t>(1, kSerialEntries / std::max<int64_t>(1, entries_each));
-  if (count <= grain) return f(0, count);
-  torch::stable::parallel_for(0, count, grain, f);
+inline void check_delta(double delta) {
+  if (!(delta > 0.0) || !std::isfinite(delta)) {
+    throw std::invalid_argument("delta is " + std::to_string(delta) + ", expected a number above 0");
+  }
+}
+
+inline void check_hidden(const Tensor& hidden, const Tensor& weight) {
+  check_matrix(hidden, "hidden", "(tokens, dim)");
+  check_matrix(weight, "weight", "(classes, dim)");
+  check_shape(weight, "weight", {weight.size(0), hidden.size(1)});
+  if (weight.scalar_type() != hidden.scalar_type()) throw std::invalid_argument("weight must have hidden's dtype");
 }
 
 }  // namespace seo_kernels

@@ -2,6 +2,9 @@
 // host, so that the kernels can be proved without a GPU.
 #pragma once
 
+#include <cstdlib>
+#include <string_view>
+
 #include "cuda/element.h"
 #include "torch/matrices.h"
 
@@ -32,6 +35,22 @@ struct DeviceScope {
   cuda::Stream stream = nullptr;
 };
 #endif
+
+// Whether what tensors hold is checked: a look at a GPU's memory waits for all that was launched before, and cannot be
+// part of a graph, so only where it is asked for.
+inline bool checks_values() {
+#if defined(SK_HOST_EXECUTOR)
+  return true;
+#else
+  static const char* const asked = std::getenv("SEO_KERNELS_CHECK");
+  return asked && std::string_view(asked) == "1";
+#endif
+}
+
+// A copy in the host's memory, to check what it holds.
+inline Tensor on_host(const Tensor& tensor) {
+  return torch::stable::to(tensor, torch::stable::Device(torch::headeronly::DeviceType::CPU));
+}
 
 // float64 accumulates in float64, all else in float32.
 inline ScalarType device_acc_of(const Tensor& tensor) {

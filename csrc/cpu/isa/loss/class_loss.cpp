@@ -4,6 +4,7 @@
 // Every gradient has the form   dx_c = (of_softmax) p_c - (of_weights) w_c - (of_target) [c = y].
 #include "cpu/isa/entry.h"
 #include "cpu/isa/loss/log_sum_exp.h"
+#include "semantics/focal.h"
 
 namespace seo_kernels::cpu {
 namespace {
@@ -13,37 +14,11 @@ struct Coefficients {
   Acc of_softmax, of_target, of_weights;
 };
 
-// (1 - e^-l)^gamma l and its derivative by l.
-template <class Acc>
-struct FocalTerm {
-  Acc value, slope;
-
-  FocalTerm(Acc l, Acc gamma) {
-    const Acc rest = -std::expm1(-l);  // 1 - p
-    if (gamma == 0) {
-      value = l;
-      slope = 1;
-    } else if (rest <= 0) {  // p is 1: both vanish in the limit
-      value = slope = 0;
-    } else {
-      const Acc factor = std::pow(rest, gamma);
-      value = factor * l;
-      // p l -> 0 for l -> inf, where the product would be NaN
-      const Acc moved = std::isinf(l) ? Acc(0) : gamma * (factor / rest) * (1 - rest) * l;
-      slope = factor + moved;
-    }
-  }
-};
-
 template <class Acc>
 class ClassLoss {
  public:
   explicit ClassLoss(const ClassLossParams& p)
-      : p_(p), weight_(static_cast<const Acc*>(p.weight)), reader_(p.input), smoothing_(p.label_smoothing) {
-    if (!smooth()) return;
-    weight_sum_ = static_cast<Acc>(p.classes);
-    if (weight_) weight_sum_ = sum_vectors(p.classes, [](Vec<Acc> w) { return w; }, weight_);
-  }
+      : p_(p), weight_(static_cast<const Acc*>(p.weight)), reader_(p.input), smoothing_(p.label_smoothing) {}
 
   void forward(const ClassLossForwardParams& p, int64_t row) const {
     LogSumExp<Acc> all;
@@ -57,7 +32,7 @@ class ClassLoss {
     const Normaliser<Acc> lse = normaliser_at<Acc>(p.lse, row);
     const Acc grad = static_cast<const Acc*>(p.grad_losses)[row];
     const bool skip = ignored(row);
-    const Coefficients<Acc> by = skip ? Coefficients<Acc>{} : coefficients(row, lse, grad);
+    const Coefficients<Acc> by = skip ? Coefficients<Acc>{} : coefficients(p, row, lse, grad);
     each_block([&](int64_t begin, int64_t count) {
       Acc* to = out.begin(row, begin);
       if (skip) {
@@ -85,7 +60,7 @@ class ClassLoss {
 
   Acc loss(int64_t row, const Normaliser<Acc>& lse) const {
     const Acc l = lse.surprise(reader_.entry(row, p_.target[row])), w = target_weight(row);
-    if (p_.focal) return w * FocalTerm<Acc>(l, static_cast<Acc>(p_.gamma)).value;
+    if (p_.focal) return w * focal_term(l, static_cast<Acc>(p_.gamma)).value;
     if (!smooth()) return w * l;
     Acc spread = 0;
     each_block([&](int64_t begin, int64_t count) {
@@ -97,16 +72,18 @@ class ClassLoss {
     return (1 - smoothing_) * w * l + smoothing_ / static_cast<Acc>(p_.classes) * spread;
   }
 
-  Coefficients<Acc> coefficients(int64_t row, const Normaliser<Acc>& lse, Acc grad) const {
+  Coefficients<Acc> coefficients(const ClassLossBackwardParams& p, int64_t row, const Normaliser<Acc>& lse,
+                                 Acc grad) const {
     const Acc w = target_weight(row);
     if (p_.focal) {
       const Acc l = lse.surprise(reader_.entry(row, p_.target[row]));
-      const Acc slope = grad * w * FocalTerm<Acc>(l, static_cast<Acc>(p_.gamma)).slope;
+      const Acc slope = grad * w * focal_term(l, static_cast<Acc>(p_.gamma)).slope;
       return {slope, slope, 0};
     }
     if (!smooth()) return {grad * w, grad * w, 0};
     const Acc direct = grad * (1 - smoothing_) * w, each = grad * smoothing_ / static_cast<Acc>(p_.classes);
-    return {direct + each * weight_sum_, direct, each};
+    const Acc weight_sum = weight_ ? *static_cast<const Acc*>(p.weight_sum) : static_cast<Acc>(p_.classes);
+    return {direct + each * weight_sum, direct, each};
   }
 
   void gradient(const Acc* x, int64_t begin, int64_t count, const Normaliser<Acc>& lse, const Coefficients<Acc>& by,
@@ -128,7 +105,6 @@ class ClassLoss {
   const Acc* weight_;
   BlockReader<Acc> reader_;
   Acc smoothing_;
-  Acc weight_sum_ = 0;
 };
 
 }  // namespace

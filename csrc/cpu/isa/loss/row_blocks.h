@@ -5,7 +5,7 @@
 
 #include "cpu/isa/scratch.h"
 #include "cpu/isa/stored.h"
-#include "cpu/loss_params.h"
+#include "params/loss_params.h"
 
 namespace seo_kernels::cpu {
 namespace {

@@ -1,11 +1,11 @@
-// What a loss kernel is told: plain pointers and sizes. No tensors here.
+// What a loss kernel of any device is told: plain pointers and sizes. No tensors here.
 #pragma once
 
 #include <cstdint>
 
 #include "params/matrix_view.h"
 
-namespace seo_kernels::cpu {
+namespace seo_kernels {
 
 // Accumulation type ("acc" below): double for float64, float for all else.
 
@@ -29,6 +29,7 @@ struct ClassLossForwardParams : ClassLossParams {
 struct ClassLossBackwardParams : ClassLossParams {
   const void* grad_losses;  // acc (rows)
   const void* lse;          // acc (rows, 2)
+  const void* weight_sum;   // acc (1): of the weights; null where there are none, or no label smoothing
   void* grad_input;         // dtype of the input, contiguous (rows, classes)
 };
 
@@ -63,7 +64,7 @@ struct HuberParams {
   double delta;                      // above 0
   bool sums;
 
-  int64_t blocks() const { return (columns + kHuberBlock - 1) / kHuberBlock; }
+  constexpr int64_t blocks() const { return (columns + kHuberBlock - 1) / kHuberBlock; }
 };
 
 struct HuberForwardParams : HuberParams {
@@ -77,14 +78,4 @@ struct HuberBackwardParams : HuberParams {
   void* grad_weight;        // the same of the weight
 };
 
-// Ranges are of rows; for Huber's loss of blocks, numbered row by row.
-struct LossKernels {
-  void (*class_forward)(const ClassLossForwardParams&, int64_t begin, int64_t end);
-  void (*class_backward)(const ClassLossBackwardParams&, int64_t begin, int64_t end);
-  void (*soft_forward)(const SoftLossForwardParams&, int64_t begin, int64_t end);
-  void (*soft_backward)(const SoftLossBackwardParams&, int64_t begin, int64_t end);
-  void (*huber_forward)(const HuberForwardParams&, int64_t begin, int64_t end);
-  void (*huber_backward)(const HuberBackwardParams&, int64_t begin, int64_t end);
-};
-
-}  // namespace seo_kernels::cpu
+}  // namespace seo_kernels

@@ -1,0 +1,189 @@
+// linear_cross_entropy on the GPU: blocks of logits by torch's matrix products, what becomes of them by our kernels.
+//
+// Forward goes over blocks of tokens, with all classes: a row's log-sum-exp is known at once. Backward goes over blocks
+// of classes, with all tokens: the gradients of a block's weights and biases are whole then and rounded once; the
+// gradient of the hidden states is summed over the blocks in float32, and is the smaller of the two. Logits, and their
+// gradient, exist for a block only. Tokens whose target is ignored are computed too, since nothing is known of them
+// here without waiting for the GPU; they give zeros.
+#include <algorithm>
+
+#include "cuda/linear_cross_entropy.h"
+#include "cuda/loss.h"
+#include "torch/cuda/device.h"
+#include "torch/cuda/loss_targets.h"
+#include "torch/cuda/matmul.h"
+
+namespace seo_kernels {
+namespace {
+
+// A block's logits take an eighth of the memory of all, within these bounds: less would not fill the GPU.
+constexpr int64_t kMostBytes = int64_t{1} << 30;
+#if defined(SK_HOST_EXECUTOR)
+constexpr int64_t kLeastBytes = 1 << 14;  // so that small problems come in blocks
+#else
+constexpr int64_t kLeastBytes = 4 << 20;
+#endif
+
+// How many of `count` rows (or columns) of so many bytes a block has: a multiple of `step`, all about the same.
+int64_t block_size(int64_t count, int64_t bytes_each, int64_t step) {
+  const int64_t bytes = std::clamp(count * bytes_each / 8, kLeastBytes, kMostBytes);
+  const int64_t fitting = std::max(step, bytes / bytes_each / step * step);
+  const int64_t blocks = (count + fitting - 1) / fitting;
+  const int64_t even = (count + blocks - 1) / blocks;
+  return (even + step - 1) / step * step;
+}
+
+int64_t bytes_of(ScalarType type) { return type == ScalarType::Double ? 8 : type == ScalarType::Float ? 4 : 2; }
+
+Tensor columns_of(Tensor matrix, int64_t begin, int64_t count) {
+  return torch::stable::narrow(matrix, 1, begin, count);
+}
+Tensor rows_of(Tensor matrix, int64_t begin, int64_t count) { return torch::stable::narrow(matrix, 0, begin, count); }
+Tensor transposed(const Tensor& matrix) { return torch::stable::transpose(matrix, 0, 1); }
+
+// Forward and backward's common arguments.
+struct Arguments {
+  Tensor hidden, weight, target;
+  OptionalTensor bias;
+  int64_t tokens, classes, dim;
+  ScalarType type, acc;
+  const void* bias_data;
+
+  Arguments(Tensor hidden_, Tensor weight_, Tensor target_, OptionalTensor bias_, int64_t ignore_index,
+            double label_smoothing)
+      : hidden(hidden_), weight(weight_), target(target_), bias(bias_) {
+    check_smoothing(label_smoothing);
+    check_hidden(hidden, weight);
+    tokens = hidden.size(0);
+    classes = weight.size(0);
+    dim = hidden.size(1);
+    type = hidden.scalar_type();
+    acc = acc_type_of(hidden);
+    bias_data = acc_vector(bias, "bias", classes, acc);
+    class_indices(target, tokens);
+    check_target_values(target, classes, ignore_index);
+  }
+
+  template <class Params>
+  Params params(int64_t ignore_index, double label_smoothing) const {
+    Params p{};
+    p.rows = tokens;
+    p.classes = classes;
+    p.target = static_cast<const int64_t*>(target.data_ptr());
+    p.ignore_index = ignore_index;
+    p.label_smoothing = label_smoothing;
+    return p;
+  }
+};
+
+std::tuple<Tensor, Tensor> linear_cross_entropy_forward(Tensor hidden, Tensor weight, Tensor target,
+                                                        OptionalTensor bias, int64_t ignore_index,
+                                                        double label_smoothing) {
+  const Arguments a(hidden, weight, target, bias, ignore_index, label_smoothing);
+  const DeviceScope device(hidden);
+  const Tensor losses = new_tensor(hidden, {a.tokens}, a.acc), lse = new_tensor(hidden, {a.tokens, 2}, a.acc);
+  if (a.tokens == 0) return {losses, lse};
+  constexpr int64_t kStep = 8, kAligned = 8;
+  const int64_t stride = (a.classes + kAligned - 1) / kAligned * kAligned;  // rows begin at multiples of 16 bytes
+  const int64_t block = block_size(a.tokens, stride * bytes_of(a.acc), kStep);
+  const Tensor memory = new_tensor(hidden, {std::min(block, a.tokens), stride}, a.acc);
+  for (int64_t begin = 0; begin < a.tokens; begin += block) {
+    const int64_t count = std::min(block, a.tokens - begin);
+    Tensor logits = columns_of(rows_of(memory, 0, count), 0, a.classes);
+    matmul_into(rows_of(a.hidden, begin, count), transposed(a.weight), logits);
+    auto p = a.params<ClassLossForwardParams>(ignore_index, label_smoothing);
+    p.rows = count;
+    p.input = matrix_of(logits, "logits");
+    p.target += begin;
+    p.losses = static_cast<char*>(losses.data_ptr()) + begin * bytes_of(a.acc);
+    p.lse = static_cast<char*>(lse.data_ptr()) + 2 * begin * bytes_of(a.acc);
+    cuda::class_loss_forward(p, a.bias_data, device.stream);
+  }
+  return {losses, lse};
+}
+
+// The gradient of the hidden states: G W, summed over blocks of classes.
+class HiddenGradient {
+ public:
+  HiddenGradient(const Arguments& a, Tensor out, int64_t blocks) : a_(a), out_(out), sum_(out), part_(out) {
+    if (blocks == 1) return;
+    if (a.type != a.acc) sum_ = new_tensor(out, {a.tokens, a.dim}, a.acc);
+    part_ = new_tensor(out, {a.tokens, a.dim}, a.acc);
+  }
+
+  void add(const Tensor& gradients, const Tensor& weight, bool first, bool last, cuda::Stream stream) {
+    if (first) return matmul_into(gradients, weight, sum_);
+    matmul_into(gradients, weight, part_);
+    void* to = last && a_.type != a_.acc ? out_.data_ptr() : nullptr;
+    cuda::add_rows({a_.tokens, a_.dim, dtype_of(out_, "hidden"), part_.data_ptr(), sum_.data_ptr(), to}, stream);
+  }
+
+ private:
+  const Arguments& a_;
+  Tensor out_, sum_, part_;
+};
+
+std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(Tensor grad_losses, Tensor hidden, Tensor weight,
+                                                                 Tensor target, OptionalTensor bias,
+                                                                 int64_t ignore_index, double label_smoothing,
+                                                                 Tensor lse, std::vector<bool> wanted) {
+  check_wanted(wanted, 3);
+  const bool wants_hidden = wanted[0], wants_weight = wanted[1], wants_bias = wanted[2] && bias;
+  const Arguments a(hidden, weight, target, bias, ignore_index, label_smoothing);
+  auto p = a.params<ClassLossBackwardParams>(ignore_index, label_smoothing);
+  p.grad_losses = acc_vector(grad_losses, "grad_losses", a.tokens, a.acc);
+  check_shape(lse, "lse", {a.tokens, 2});
+  lse = as_type(lse, a.acc);
+  p.lse = lse.data_ptr();
+  const DeviceScope device(hidden);
+  const auto gradient = [&](const Tensor& of, bool want, ScalarType type) {
+    return new_tensor(of, want ? shape_of(of) : std::vector<int64_t>{0}, type, a.tokens == 0);
+  };
+  const Tensor grad_hidden = gradient(hidden, wants_hidden, a.type),
+               grad_weight = gradient(weight, wants_weight, a.type);
+  const Tensor wide_bias = gradient(bias ? *bias : hidden, wants_bias, a.acc);
+  const auto gradients = [&] {
+    const Tensor grad_bias =
+        wants_bias ? torch::stable::to(wide_bias, bias->scalar_type()) : gradient(hidden, false, a.type);
+    return std::tuple{grad_hidden, grad_weight, grad_bias};
+  };
+  if (a.tokens == 0) return gradients();
+
+  constexpr int64_t kStep = 64;
+  const bool rounds = a.type != a.acc;
+  const int64_t bytes = bytes_of(a.acc) + (rounds ? bytes_of(a.type) : 0);
+  const int64_t block = block_size(a.classes, a.tokens * bytes, kStep), blocks = (a.classes + block - 1) / block;
+  const Tensor logit_memory = new_tensor(hidden, {a.tokens, block}, a.acc);
+  const Tensor gradient_memory = rounds ? new_tensor(hidden, {a.tokens, block}, a.type) : logit_memory;
+  HiddenGradient hidden_gradient(a, grad_hidden, wants_hidden ? blocks : 1);
+  Tensor counted = hidden;
+  if (wants_weight) {  // what ignored tokens hold must not meet their zeros
+    counted = new_tensor(hidden, {a.tokens, a.dim}, a.type);
+    Tensor from = hidden;
+    cuda::counted_rows({matrix_of(from, "hidden"), p.target, ignore_index, counted.data_ptr()}, device.stream);
+  }
+  Tensor ones = wants_bias ? new_tensor(hidden, {1, a.tokens}, a.type) : hidden;
+  if (wants_bias) torch::stable::fill_(ones, 1.0);
+  for (int64_t begin = 0; begin < a.classes; begin += block) {
+    const int64_t count = std::min(block, a.classes - begin);
+    const Tensor some_weight = rows_of(a.weight, begin, count);
+    Tensor logits = columns_of(logit_memory, 0, count), some_gradients = columns_of(gradient_memory, 0, count);
+    matmul_into(a.hidden, transposed(some_weight), logits);
+    p.input = matrix_of(logits, "logits");
+    cuda::class_loss_backward(p, {a.bias_data, begin, matrix_of(some_gradients, "gradients")}, device.stream);
+    if (wants_hidden) {
+      hidden_gradient.add(some_gradients, some_weight, begin == 0, begin + count == a.classes, device.stream);
+    }
+    if (wants_weight) matmul_into(transposed(some_gradients), counted, rows_of(grad_weight, begin, count));
+    if (wants_bias) matmul_into(ones, some_gradients, torch::stable::unsqueeze(rows_of(wide_bias, begin, count), 0));
+  }
+  return gradients();
+}
+
+}  // namespace
+}  // namespace seo_kernels
+
+STABLE_TORCH_LIBRARY_IMPL(seo_kernels, SK_DISPATCH_KEY, m) {
+  m.impl("linear_cross_entropy_forward", TORCH_BOX(&seo_kernels::linear_cross_entropy_forward));
+  m.impl("linear_cross_entropy_backward", TORCH_BOX(&seo_kernels::linear_cross_entropy_backward));
+}
