@@ -2,7 +2,7 @@
 // host, so that the kernels can be proved without a GPU.
 #pragma once
 
-#include "cuda/element.h"
+#include "cuda/matrix_rows.h"
 #include "torch/matrices.h"
 
 #if defined(SK_HOST_EXECUTOR)
@@ -42,5 +42,10 @@ inline Tensor new_tensor(const Tensor& like, const std::vector<int64_t>& shape, 
   const torch::headeronly::IntHeaderOnlyArrayRef sizes(shape.data(), shape.size());
   return zero ? torch::stable::new_zeros(like, sizes, type) : torch::stable::new_empty(like, sizes, type);
 }
+
+// Of rows_of.
+inline cuda::Rows device_rows(const MatrixView& view) { return {view.data, view.row_stride}; }
+
+inline Tensor absent_like(const Tensor& like) { return new_tensor(like, {0}, like.scalar_type()); }
 
 }  // namespace seo_kernels
