@@ -1,5 +1,7 @@
 // bias_act and gated_act: one read and one write of every tensor; bias gradients in the same launch.
-#include "cuda/activation_tile.h"
+#include "cuda/activation.h"
+
+#include "cuda/summed_tile.h"
 
 namespace seo_kernels::cuda {
 namespace {
@@ -50,30 +52,21 @@ struct BiasActForward {
 template <class S, int N>
 struct BiasActBackward {
   using Acc = AccOf<S>;
-  static constexpr int kThreads = kLanes * kRowGroups;
-  struct Shared {
-    SharedArray<Acc, kThreads * N> sums;  // (row groups, lanes, N)
-    SharedArray<int, 1> last;
-  };
+  using Shared = typename SummedTile<S, N>::Shared;
+  static constexpr int kThreads = SummedTile<S, N>::kThreads;
   BiasActBackwardParams p;
   int64_t tile_rows;
 
   template <class Block>
   SK_DEVICE void operator()(Block& block) const {
-    block.for_threads([&](int thread) { differentiate(block, thread); });
-    if (!p.grad_bias) return;
-    block.sync();
-    block.for_threads([&](int thread) { sum_groups(block, thread); });
-    const int64_t column_tiles = ceil_div(p.columns, kTileColumns<N>);
-    const int64_t tiles = ceil_div(p.rows, tile_rows);
-    const bool last = block.arrives_last(p.counters + block.index() % column_tiles, static_cast<unsigned>(tiles),
-                                         block.shared().last);
-    if (last) block.for_threads([&](int thread) { sum_tiles(block.index() % column_tiles, tiles, thread); });
+    const SummedTile<S, N> tile{p.grad_bias, p.rows, p.columns, tile_rows};
+    block.for_threads([&](int thread) { differentiate(block, tile, thread); });
+    if (p.grad_bias) tile.finish(block);
   }
 
   // Gradients of the inputs, and their sums over the thread's rows.
   template <class Block>
-  SK_DEVICE void differentiate(Block& block, int thread) const {
+  SK_DEVICE void differentiate(Block& block, const SummedTile<S, N>& tile, int thread) const {
     const TilePlace<S, N> place(p, tile_rows, block.index(), thread);
     Acc sums[N] = {}, bias[N] = {};
     if (place.row < place.row_end) {
@@ -94,34 +87,7 @@ struct BiasActBackward {
         if (p.grad_input.data) store_chunk<N>(p.grad_input.template at<S>(row, place.column), out);
       });
     });
-    if (!p.grad_bias) return;
-    for (int n = 0; n < N; ++n) block.shared().sums[thread * N + n] = sums[n];
-  }
-
-  // Over the row groups: the tile's part.
-  template <class Block>
-  SK_DEVICE void sum_groups(Block& block, int thread) const {
-    const int64_t column_tiles = ceil_div(p.columns, kTileColumns<N>);
-    const int64_t row_tile = block.index() / column_tiles, first = block.index() % column_tiles * kTileColumns<N>;
-    for (int n = thread; n < kTileColumns<N>; n += kThreads) {
-      if (first + n >= p.columns) continue;
-      double sum = 0;
-      for (int group = 0; group < kRowGroups; ++group) {
-        sum += static_cast<Acc>(block.shared().sums[group * kLanes * N + n]);
-      }
-      p.parts[row_tile * p.columns + first + n] = sum;
-    }
-  }
-
-  // Over the tiles, in order.
-  SK_DEVICE void sum_tiles(int64_t column_tile, int64_t tiles, int thread) const {
-    const int64_t first = column_tile * kTileColumns<N>;
-    for (int n = thread; n < kTileColumns<N>; n += kThreads) {
-      if (first + n >= p.columns) continue;
-      double sum = 0;
-      for (int64_t tile = 0; tile < tiles; ++tile) sum += p.parts[tile * p.columns + first + n];
-      p.grad_bias[first + n] = sum;
-    }
+    if (p.grad_bias) tile.put(block, thread, sums);
   }
 };
 
@@ -182,18 +148,7 @@ struct GatedActBackward {
   }
 };
 
-template <int N>
-int64_t tiles_of(const ActivationParams& p, int64_t tile_rows) {
-  return ceil_div(p.rows, tile_rows) * ceil_div(p.columns, kTileColumns<N>);
-}
-
 }  // namespace
-
-int64_t activation_tile_rows(int64_t rows) {
-  return std::max(kTileRows, ceil_div(ceil_div(rows, kMostTiles), kRowGroups) * kRowGroups);
-}
-
-int64_t activation_column_tiles(int64_t columns) { return ceil_div(columns, kTileColumns<1>); }
 
 void bias_act_forward(const BiasActForwardParams& p, Stream stream) {
   with_chunks(p, {p.input, p.out}, [&](auto stored, auto n) {
@@ -203,7 +158,7 @@ void bias_act_forward(const BiasActForwardParams& p, Stream stream) {
 }
 
 void bias_act_backward(const BiasActBackwardParams& p, Stream stream) {
-  const int64_t tile_rows = activation_tile_rows(p.rows);
+  const int64_t tile_rows = summed_tile_rows(p.rows);
   with_chunks(p, {p.input, p.grad_out, p.grad_input}, [&](auto stored, auto n) {
     launch(BiasActBackward<decltype(stored), decltype(n)::value>{p, tile_rows},
            tiles_of<decltype(n)::value>(p, tile_rows), stream, "bias_act_backward");

@@ -2,28 +2,23 @@
 // of every eighth row.
 #pragma once
 
-#include <algorithm>
-#include <initializer_list>
-
-#include "cuda/activation.h"
+#include "cuda/matrix_rows.h"
 
 namespace seo_kernels::cuda {
 
 constexpr int kLanes = 32, kRowGroups = 8;
 constexpr int kRowsAtOnce = 4;  // whose loads are under way together
-constexpr int64_t kTileRows = 64, kMostTiles = 256;
+constexpr int64_t kTileRows = 64;
 
 template <int N>
 constexpr int64_t kTileColumns = static_cast<int64_t>(kLanes) * N;
-
-SK_HOST_DEVICE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // N columns of some rows, as a thread has them. Calls f(row, chunk of each input) for rows that the tile has.
 template <class S, int N>
 struct TilePlace {
   int64_t column, row, row_end, last_row, last_columns;
 
-  SK_DEVICE TilePlace(const ActivationParams& p, int64_t tile_rows, int64_t block, int thread) {
+  SK_DEVICE TilePlace(const ElementwiseParams& p, int64_t tile_rows, int64_t block, int thread) {
     const int64_t column_tiles = ceil_div(p.columns, kTileColumns<N>);
     const int64_t first_row = block / column_tiles * tile_rows;
     column = block % column_tiles * kTileColumns<N> + thread % kLanes * N;
@@ -57,24 +52,21 @@ struct TilePlace {
   }
 };
 
-// Whether 16 bytes at a time fit all the matrices.
-template <class S>
-inline bool fits_chunks(const ActivationParams& p, std::initializer_list<Rows> matrices) {
-  constexpr int64_t n = kChunk<S>;
-  if (p.columns % n != 0 || p.last_columns % n != 0) return false;
-  return std::all_of(matrices.begin(), matrices.end(), [&](const Rows& rows) {
-    return reinterpret_cast<uintptr_t>(rows.data) % 16 == 0 && (rows.stride % n == 0 || p.rows == 1);
+// Calls f(S, number of columns that a thread takes at a time).
+template <class F>
+inline void with_chunks(const ElementwiseParams& p, std::initializer_list<Rows> matrices, F f) {
+  with_dtype(p.dtype, [&](auto stored) {
+    using S = decltype(stored);
+    if (p.last_columns % kChunk<S> == 0 && fits_chunks<S>(p.rows, p.columns, matrices)) {
+      return f(stored, std::integral_constant<int, kChunk<S>>{});
+    }
+    f(stored, std::integral_constant<int, 1>{});
   });
 }
 
-// Calls f(S, number of columns that a thread takes at a time).
-template <class F>
-inline void with_chunks(const ActivationParams& p, std::initializer_list<Rows> matrices, F f) {
-  with_dtype(p.dtype, [&](auto stored) {
-    using S = decltype(stored);
-    if (fits_chunks<S>(p, matrices)) return f(stored, std::integral_constant<int, kChunk<S>>{});
-    f(stored, std::integral_constant<int, 1>{});
-  });
+template <int N>
+int64_t tiles_of(const ElementwiseParams& p, int64_t tile_rows) {
+  return ceil_div(p.rows, tile_rows) * ceil_div(p.columns, kTileColumns<N>);
 }
 
 }  // namespace seo_kernels::cuda

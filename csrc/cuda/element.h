@@ -48,21 +48,25 @@ template <>
 SK_DEVICE inline float narrow<float>(float x) {
   return x;
 }
-// Rounds to nearest even; NaN stays NaN.
-template <>
-SK_DEVICE inline BFloat16 narrow<BFloat16>(float x) {
-  const uint32_t bits = bits_as<uint32_t>(x);
-  if (x != x) return {static_cast<uint16_t>(bits >> 16 | 0x40u)};
-  return {static_cast<uint16_t>((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16)};
-}
-
 #if defined(__CUDACC__)
 SK_DEVICE inline float widen(Float16 x) { return __half2float(bits_as<__half>(x.bits)); }
 template <>
 SK_DEVICE inline Float16 narrow<Float16>(float x) {
   return {bits_as<uint16_t>(__float2half_rn(x))};
 }
+// Rounds to nearest even; NaN stays NaN.
+template <>
+SK_DEVICE inline BFloat16 narrow<BFloat16>(float x) {
+  return {bits_as<uint16_t>(__float2bfloat16_rn(x))};
+}
 #else
+// Rounds to nearest even; NaN stays NaN.
+template <>
+inline BFloat16 narrow<BFloat16>(float x) {
+  const uint32_t bits = bits_as<uint32_t>(x);
+  if (x != x) return {static_cast<uint16_t>(bits >> 16 | 0x40u)};
+  return {static_cast<uint16_t>((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16)};
+}
 inline float widen(Float16 x) { return static_cast<float>(bits_as<_Float16>(x.bits)); }
 template <>
 inline Float16 narrow<Float16>(float x) {

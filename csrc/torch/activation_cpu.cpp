@@ -4,9 +4,7 @@
 #include "cpu/kernels.h"
 #include "torch/activation_arguments.h"
 #include "torch/activation_names.h"
-#include "torch/linear_arguments.h"
-#include "torch/matrices.h"
-#include "torch/products.h"
+#include "torch/linear_products.h"
 
 namespace seo_kernels {
 namespace {

@@ -1,6 +1,6 @@
 // linear on the CPU: activation(input weight^T + bias) and its gradients.
 #include "torch/activation_names.h"
-#include "torch/linear_arguments.h"
+#include "torch/linear_products.h"
 
 namespace seo_kernels {
 namespace {
@@ -40,24 +40,17 @@ std::tuple<Tensor, Tensor> linear_forward(Tensor input, Tensor weight, OptionalT
   return {out, kept ? preactivation : absent(input)};
 }
 
-// Order of `wanted` and of the gradients returned.
-enum Gradient { kInput, kWeight, kBias, kGradients };
-
 std::tuple<Tensor, Tensor, Tensor> linear_backward(Tensor grad_out, Tensor input, Tensor weight, OptionalTensor bias,
                                                    OptionalTensor preactivation, std::string activation,
                                                    std::vector<bool> wanted) {
   check_linear(input, weight, bias);
   check_grad_out(grad_out, input, weight);
-  check_wanted(wanted, kGradients);
+  check_wanted(wanted, kLinearGradients);
   const cpu::OptionalActivation which = optional_activation(activation);
   if (which.any) {
-    // what forward was not asked to keep comes back as it came: of shape (0,)
-    if (preactivation && preactivation->dim() == 1 && preactivation->numel() == 0) preactivation = {};
+    leave_out_absent(preactivation);
     if (!preactivation) preactivation = forward(input, weight, bias, {}, false).first;
-    check_shape(*preactivation, "preactivation", output_shape(input, weight));
-    if (preactivation->scalar_type() != input.scalar_type()) {
-      throw std::invalid_argument("preactivation must have input's dtype");
-    }
+    check_preactivation(*preactivation, input, weight);
   }
   const bool sums = wanted[kBias] && bias;
   RowGradients rows =

@@ -1,42 +1,13 @@
 // lora_linear on the CPU: input weight^T + bias + scaling * dropout(input) lora_a^T lora_b^T, and its gradients.
-#include <cmath>
-
 #include "cpu/kernels.h"
-#include "torch/linear_arguments.h"
+#include "torch/linear_products.h"
 
 namespace seo_kernels {
 namespace {
 
 cpu::DropoutBits dropout_of(const OptionalTensor& seed, double dropout_p) {
-  if (!(dropout_p >= 0.0 && dropout_p < 1.0)) {
-    throw std::invalid_argument("dropout_p is " + std::to_string(dropout_p) + ", expected a number in [0, 1)");
-  }
-  if (dropout_p == 0.0) return {};
-  if (!seed) throw std::invalid_argument("seed is missing: dropout_p above 0 needs one");
-  if (seed->scalar_type() != ScalarType::Long || seed->numel() != 1) {
-    throw std::invalid_argument("seed has shape " + shape_text(*seed) + ", expected one int64");
-  }
+  if (!check_dropout(seed, dropout_p)) return {};
   return {true, static_cast<uint64_t>(*static_cast<const int64_t*>(seed->data_ptr())), dropout_p};
-}
-
-void check_factors(const Tensor& input, const Tensor& weight, const Tensor& lora_a, const Tensor& lora_b,
-                   double scaling) {
-  const std::string in = std::to_string(weight.size(1)), out = std::to_string(weight.size(0));
-  if (lora_a.dim() != 2 || lora_a.size(1) != weight.size(1)) {
-    throw std::invalid_argument("lora_a has shape " + shape_text(lora_a) + ", expected (rank, in_features=" + in + ")");
-  }
-  if (lora_b.dim() != 2 || lora_b.size(0) != weight.size(0) || lora_b.size(1) != lora_a.size(0)) {
-    throw std::invalid_argument("lora_b has shape " + shape_text(lora_b) + ", expected (out_features=" + out +
-                                ", rank=" + std::to_string(lora_a.size(0)) + ")");
-  }
-  for (const auto& [tensor, name] : {std::pair{&lora_a, "lora_a"}, {&lora_b, "lora_b"}}) {
-    if (tensor->scalar_type() != input.scalar_type()) {
-      throw std::invalid_argument(std::string(name) + " must have input's dtype");
-    }
-  }
-  if (!std::isfinite(scaling)) {
-    throw std::invalid_argument("scaling is " + std::to_string(scaling) + ", expected a number");
-  }
 }
 
 // Packs the right-hand sides of a product with a low-rank term: those that every slot reads whole.
@@ -80,9 +51,6 @@ std::tuple<Tensor, Tensor> lora_linear_forward(Tensor input, Tensor weight, Opti
   return {out, projected};
 }
 
-// Order of `wanted` and of the gradients returned.
-enum Gradient { kInput, kWeight, kBias, kLoraA, kLoraB, kGradients };
-
 // (slots, rows, columns) zeros where wanted
 Tensor factor_parts(bool wanted, const Tensor& like, int64_t slots, int64_t rows, int64_t columns, void*& data) {
   if (!wanted) return absent(like);
@@ -99,7 +67,7 @@ FiveTensors lora_linear_backward(Tensor grad_out, Tensor input, Tensor weight, O
   check_linear(input, weight, bias);
   check_factors(input, weight, lora_a, lora_b, scaling);
   check_grad_out(grad_out, input, weight);
-  check_wanted(wanted, kGradients);
+  check_wanted(wanted, kLoraGradients);
   const ScalarType acc = acc_type_of(input), type = input.scalar_type();
   const int64_t rank = lora_a.size(0);
   cpu::LoraBackwardParams p;

@@ -8,10 +8,6 @@
 
 namespace seo_kernels {
 
-inline ScalarType acc_type_of(const Tensor& tensor) {
-  return tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
 inline void check_floating(const Tensor& tensor, const char* name) {
   if (dtype_of(tensor, name) == DType::kBool) {
     throw std::invalid_argument(std::string(name) + " has a dtype that no kernel knows");

@@ -37,4 +37,12 @@ inline MatrixView matrix_of(Tensor& tensor, const char* name) {
   return view;
 }
 
+// The matrix with neighbouring columns side by side; the tensor is replaced by a contiguous copy where they are not.
+inline MatrixView rows_of(Tensor& tensor, const char* name) {
+  if (tensor.stride(tensor.dim() - 1) != 1) tensor = torch::stable::contiguous(tensor);
+  MatrixView view = matrix_of(tensor, name);
+  view.column_stride = 1;  // of a single column torch may say anything
+  return view;
+}
+
 }  // namespace seo_kernels

@@ -40,6 +40,11 @@ inline std::vector<int64_t> shape_of(const Tensor& tensor) {
   return shape;
 }
 
+// float64 accumulates in float64, all else in float32.
+inline ScalarType acc_type_of(const Tensor& tensor) {
+  return tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
 inline DType dtype_of(const Tensor& tensor, const char* name) {
   switch (tensor.scalar_type()) {
     case ScalarType::Double:

@@ -2,7 +2,7 @@
 #include "cuda/activation.h"
 #include "torch/activation_arguments.h"
 #include "torch/activation_names.h"
-#include "torch/cuda/device.h"
+#include "torch/cuda/column_sums.h"
 
 namespace seo_kernels {
 namespace {
@@ -62,8 +62,6 @@ void set_op(cuda::ActivationParams& p, const Tensor& input, const std::string& a
   p.negative_slope = negative_slope;
 }
 
-Tensor absent_like(const Tensor& like) { return new_tensor(like, {0}, like.scalar_type()); }
-
 Tensor bias_act_forward(Tensor input, OptionalTensor bias, std::string activation, double negative_slope) {
   check_activation_input(input);
   check_activation_bias(input, bias);
@@ -78,7 +76,7 @@ Tensor bias_act_forward(Tensor input, OptionalTensor bias, std::string activatio
   matrices.finish(p);
   Tensor wide_bias;
   if (bias) {
-    wide_bias = as_type(*bias, device_acc_of(input));
+    wide_bias = as_type(*bias, acc_type_of(input));
     p.bias = wide_bias.data_ptr();
   }
   cuda::bias_act_forward(p, device.stream);
@@ -104,22 +102,18 @@ std::tuple<Tensor, Tensor> bias_act_backward(Tensor grad_out, Tensor input, Opti
   matrices.add(p.grad_out, grad_out, "grad_out");
   if (wanted[0]) matrices.add(p.grad_input, grad_input, "grad_input");
   matrices.finish(p);
-  Tensor wide_bias, parts, counters, grad_bias;
+  Tensor wide_bias;
   if (bias) {
-    wide_bias = as_type(*bias, device_acc_of(input));
+    wide_bias = as_type(*bias, acc_type_of(input));
     p.bias = wide_bias.data_ptr();
   }
+  std::optional<SummedColumns> grad_bias;
   if (sums) {
-    const int64_t tile_rows = cuda::activation_tile_rows(p.rows);
-    parts = new_tensor(input, {(p.rows + tile_rows - 1) / tile_rows, p.columns}, ScalarType::Double);
-    counters = new_tensor(input, {cuda::activation_column_tiles(p.columns)}, ScalarType::Int, true);
-    grad_bias = new_tensor(input, {p.columns}, ScalarType::Double);
-    p.parts = static_cast<double*>(parts.data_ptr());
-    p.counters = static_cast<unsigned*>(counters.data_ptr());
-    p.grad_bias = static_cast<double*>(grad_bias.data_ptr());
+    grad_bias.emplace(input, p.rows, p.columns);
+    p.grad_bias = grad_bias->pointers();
   }
   cuda::bias_act_backward(p, device.stream);
-  return {grad_input, sums ? as_type(grad_bias, bias->scalar_type()) : absent_like(input)};
+  return {grad_input, sums ? as_type(grad_bias->sums, bias->scalar_type()) : absent_like(input)};
 }
 
 Tensor gated_act_forward(Tensor input, OptionalTensor up, std::string activation) {

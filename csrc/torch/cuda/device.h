@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <string_view>
 
-#include "cuda/element.h"
+#include "cuda/matrix_rows.h"
 #include "torch/matrices.h"
 
 #if defined(SK_HOST_EXECUTOR)
@@ -42,7 +42,7 @@ inline bool checks_values() {
 #if defined(SK_HOST_EXECUTOR)
   return true;
 #else
-  static const char* const asked = std::getenv("SEO_KERNELS_CHECK");
+  const char* asked = std::getenv("SEO_KERNELS_CHECK");
   return asked && std::string_view(asked) == "1";
 #endif
 }
@@ -52,14 +52,14 @@ inline Tensor on_host(const Tensor& tensor) {
   return torch::stable::to(tensor, torch::stable::Device(torch::headeronly::DeviceType::CPU));
 }
 
-// float64 accumulates in float64, all else in float32.
-inline ScalarType device_acc_of(const Tensor& tensor) {
-  return tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
 inline Tensor new_tensor(const Tensor& like, const std::vector<int64_t>& shape, ScalarType type, bool zero = false) {
   const torch::headeronly::IntHeaderOnlyArrayRef sizes(shape.data(), shape.size());
   return zero ? torch::stable::new_zeros(like, sizes, type) : torch::stable::new_empty(like, sizes, type);
 }
+
+// Of rows_of.
+inline cuda::Rows device_rows(const MatrixView& view) { return {view.data, view.row_stride}; }
+
+inline Tensor absent_like(const Tensor& like) { return new_tensor(like, {0}, like.scalar_type()); }
 
 }  // namespace seo_kernels

@@ -39,7 +39,6 @@ Tensor columns_of(Tensor matrix, int64_t begin, int64_t count) {
   return torch::stable::narrow(matrix, 1, begin, count);
 }
 Tensor rows_of(Tensor matrix, int64_t begin, int64_t count) { return torch::stable::narrow(matrix, 0, begin, count); }
-Tensor transposed(const Tensor& matrix) { return torch::stable::transpose(matrix, 0, 1); }
 
 // Forward and backward's common arguments.
 struct Arguments {
@@ -90,7 +89,7 @@ std::tuple<Tensor, Tensor> linear_cross_entropy_forward(Tensor hidden, Tensor we
   for (int64_t begin = 0; begin < a.tokens; begin += block) {
     const int64_t count = std::min(block, a.tokens - begin);
     Tensor logits = columns_of(rows_of(memory, 0, count), 0, a.classes);
-    matmul_into(rows_of(a.hidden, begin, count), transposed(a.weight), logits);
+    multiply(rows_of(a.hidden, begin, count), transposed(a.weight), logits);
     auto p = a.params<ClassLossForwardParams>(ignore_index, label_smoothing);
     p.rows = count;
     p.input = matrix_of(logits, "logits");
@@ -112,8 +111,8 @@ class HiddenGradient {
   }
 
   void add(const Tensor& gradients, const Tensor& weight, bool first, bool last, cuda::Stream stream) {
-    if (first) return matmul_into(gradients, weight, sum_);
-    matmul_into(gradients, weight, part_);
+    if (first) return multiply(gradients, weight, sum_);
+    multiply(gradients, weight, part_);
     void* to = last && a_.type != a_.acc ? out_.data_ptr() : nullptr;
     cuda::add_rows({a_.tokens, a_.dim, dtype_of(out_, "hidden"), part_.data_ptr(), sum_.data_ptr(), to}, stream);
   }
@@ -168,14 +167,14 @@ std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(Tensor grad_los
     const int64_t count = std::min(block, a.classes - begin);
     const Tensor some_weight = rows_of(a.weight, begin, count);
     Tensor logits = columns_of(logit_memory, 0, count), some_gradients = columns_of(gradient_memory, 0, count);
-    matmul_into(a.hidden, transposed(some_weight), logits);
+    multiply(a.hidden, transposed(some_weight), logits);
     p.input = matrix_of(logits, "logits");
     cuda::class_loss_backward(p, {a.bias_data, begin, matrix_of(some_gradients, "gradients")}, device.stream);
     if (wants_hidden) {
       hidden_gradient.add(some_gradients, some_weight, begin == 0, begin + count == a.classes, device.stream);
     }
-    if (wants_weight) matmul_into(transposed(some_gradients), counted, rows_of(grad_weight, begin, count));
-    if (wants_bias) matmul_into(ones, some_gradients, torch::stable::unsqueeze(rows_of(wide_bias, begin, count), 0));
+    if (wants_weight) multiply(transposed(some_gradients), counted, rows_of(grad_weight, begin, count));
+    if (wants_bias) multiply(ones, some_gradients, torch::stable::unsqueeze(rows_of(wide_bias, begin, count), 0));
   }
   return gradients();
 }
