@@ -26,9 +26,9 @@ OP_SUITE = {
             "test_losses_contract.py",
             "test_linear_cross_entropy.py",
         ],
-        # of the promises about derivatives the kernels' own: values, gradients, the ops called directly
-        "not (autocast or instruction_set or memory_beyond or any_number_of_threads or is_no_class or inductor "
-        "or compiled or vmap or derivatives or third_order or class_weights or 193-64 or 257-1-63)",
+        # the largest problem in float64 takes as long as all else
+        "not (autocast or instruction_set or memory_beyond or number_of_threads or inductor or compiled "
+        "or vmap or derivatives or third_order or class_weights or opcheck_forward or (193 and dtype0))",
     ),
 }
 
