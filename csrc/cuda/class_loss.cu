@@ -149,9 +149,10 @@ struct ClassLossBackward {
 #pragma unroll
             for (int n = 0; n < N; ++n) gradient[n] -= by.of_weights * weights[n];
           }
+          const int64_t after = place - column;
+          if (after >= 0 && after < N) {
 #pragma unroll
-          for (int n = 0; n < N; ++n) {
-            if (column + n == place) gradient[n] -= by.of_target;
+            for (int n = 0; n < N; ++n) gradient[n] -= n == static_cast<int>(after) ? by.of_target : Acc(0);
           }
           out.template store<N>(column, gradient);
         });

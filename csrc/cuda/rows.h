@@ -10,7 +10,7 @@
 
 namespace seo_kernels::cuda {
 
-constexpr int kRowThreads = 256;    // of a block
+constexpr int kRowThreads = 128;    // of a block
 constexpr int kChunksAtOnce = 2;    // whose loads are under way together
 constexpr int kChunksOfThread = 4;  // that are worth a thread
 
