@@ -21,7 +21,6 @@ class PackedPanels {
         panels_((length + kPanel - 1) / kPanel),
         wide_(kPanel * operands_ * E::kPack),
         narrow_(E::kPack > 1 ? kPanel * operands_ : 0),
-        rows_(panels_ * operands_ * kPanel),
         packed_(panels_) {}
 
   void begin_head(int64_t batch, int64_t head) {
@@ -33,6 +32,7 @@ class PackedPanels {
   // (kPanel / lanes, vector_ld()): each vector of keys is (operands(), lanes), and neighbouring panels follow one
   // another. Keys past the end are zero.
   const Operand* panel(int64_t panel) {
+    if (!rows_.get()) rows_ = Scratch<Operand>(panels_ * operands_ * kPanel);
     Operand* to = rows_.get() + panel * operands_ * kPanel;
     if (!packed_[panel]) {
       packed_[panel] = 1;
@@ -98,7 +98,7 @@ class PackedPanels {
   int64_t batch_ = -1, head_ = -1;
   Scratch<Acc> wide_;        // a panel of rows before rounding
   Scratch<Operand> narrow_;  // and before transposing
-  Scratch<Operand> rows_;
+  Scratch<Operand> rows_;    // made for the first panel: a decoding step packs none
   Scratch<uint8_t> packed_;
 };
 
