@@ -14,13 +14,29 @@ namespace seo_kernels::cuda {
 
 using Stream = void*;
 
+// N neighbouring entries of shared memory.
+template <class T, int N>
+struct alignas(16) Pack {
+  T at[N];
+};
+
 template <class T, int N>
 class SharedArray {
  public:
   SK_DEVICE T& operator[](int n) { return values_[n]; }
 
+  // Entries n, n+1, ... in accesses of 16 bytes; n is a multiple of their number.
+  template <int K>
+  SK_DEVICE Pack<T, K> pack(int n) {
+    return *reinterpret_cast<const Pack<T, K>*>(values_ + n);
+  }
+  template <int K>
+  SK_DEVICE void set_pack(int n, const Pack<T, K>& pack) {
+    *reinterpret_cast<Pack<T, K>*>(values_ + n) = pack;
+  }
+
  private:
-  T values_[N];
+  alignas(16) T values_[N];
 };
 
 // A value that each thread has of its own across phases.
@@ -49,6 +65,16 @@ class Block {
 
   SK_DEVICE void sync() { __syncthreads(); }
 
+  // value = f over the values of Width neighbouring threads, for each of them; f's order is theirs to choose. All
+  // threads come here.
+  template <int Width, class V, class F>
+  SK_DEVICE void combine(PerThread<V>& value, F f) {
+    static_assert(Width <= 32);
+    V& mine = value[0];
+#pragma unroll
+    for (int distance = 1; distance < Width; distance *= 2) mine = f(mine, of_neighbour(mine, distance));
+  }
+
   // Whether this is the last of `total` blocks to come here; what the others wrote before is then visible. The counter
   // begins at zero and ends there. `flag`: a shared int.
   template <class Flag>
@@ -66,6 +92,18 @@ class Block {
   }
 
  private:
+  template <class V>
+  SK_DEVICE static V of_neighbour(const V& mine, int distance) {
+    static_assert(sizeof(V) % 4 == 0);
+    V other;
+#pragma unroll
+    for (size_t n = 0; n < sizeof(V) / 4; ++n) {
+      const unsigned word = reinterpret_cast<const unsigned*>(&mine)[n];
+      reinterpret_cast<unsigned*>(&other)[n] = __shfl_xor_sync(~0u, word, distance);
+    }
+    return other;
+  }
+
   Shared& shared_;
 };
 

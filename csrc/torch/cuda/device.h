@@ -2,6 +2,8 @@
 // host, so that the kernels can be proved without a GPU.
 #pragma once
 
+#include <cstdlib>
+
 #include "cuda/element.h"
 #include "torch/matrices.h"
 
@@ -32,6 +34,16 @@ struct DeviceScope {
   cuda::Stream stream = nullptr;
 };
 #endif
+
+// Whether values in tensors are checked: for that a device must be waited for.
+inline bool checks_values() {
+#if defined(SK_HOST_EXECUTOR)
+  return true;
+#else
+  const char* asked = std::getenv("SEO_KERNELS_CHECK");
+  return asked && std::string(asked) == "1";
+#endif
+}
 
 // float64 accumulates in float64, all else in float32.
 inline ScalarType device_acc_of(const Tensor& tensor) {
