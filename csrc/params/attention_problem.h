@@ -1,4 +1,5 @@
-// One attention problem, the same for kernels of every device: plain pointers and sizes. No tensors here.
+// One attention problem, the same for kernels of every device: plain pointers and sizes. No tensors here. What is
+// constexpr may be called by device code.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +15,8 @@ struct RelativeTable {
   bool per_head = false;
   bool clips = true;  // a visible pair may be further apart than R
 
-  explicit operator bool() const { return data != nullptr; }
-  int64_t rows() const { return 2 * max_distance + 1; }
+  constexpr explicit operator bool() const { return data != nullptr; }
+  constexpr int64_t rows() const { return 2 * max_distance + 1; }
 };
 
 // Accumulation type ("acc" below): double for float64, float for all else. Pointers are to memory of the device.
@@ -36,10 +37,10 @@ struct AttentionProblem {
   double dropout_p = 0.0;
   const int64_t* seed = nullptr;  // one, where there is dropout
 
-  int64_t group() const { return query_heads / key_heads; }
-  bool adds_mask() const { return mask && mask.dtype != DType::kBool; }
+  constexpr int64_t group() const { return query_heads / key_heads; }
+  constexpr bool adds_mask() const { return mask && mask.dtype != DType::kBool; }
   // Anything that changes a score between scaling and the mask.
-  bool modifies_scores() const { return softcap != 0.0 || relative_bias || slopes || adds_mask(); }
+  constexpr bool modifies_scores() const { return softcap != 0.0 || relative_bias || slopes || adds_mask(); }
 };
 
 }  // namespace seo_kernels

@@ -101,4 +101,23 @@ SK_DEVICE inline void store_columns(S* row, int64_t column_stride, int column, i
   }
 }
 
+// A thread's part of 64 x Width sums, times a factor, as rows of an output that end at `row_end`.
+template <class S, class Sums>
+SK_DEVICE inline void store_sums(S* rows, const TensorView& view, int64_t row, int64_t row_end, int column,
+                                 int64_t width, const Sums& sums, AccOf<S> factor) {
+  const bool aligned = width % kColumns == 0 && view.stride[3] == 1;
+#pragma unroll
+  for (int r = 0; r < kRows<AccOf<S>>; ++r) {
+    if (row + r >= row_end) break;
+#pragma unroll
+    for (int n = 0; n < Sums::kBlocks; ++n) {
+      AccOf<S> values[kColumns];
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) values[c] = sums.at[n][r][c] * factor;
+      store_columns<S>(rows + (row + r) * view.stride[2], view.stride[3], n * kTile + column, static_cast<int>(width),
+                       values, aligned);
+    }
+  }
+}
+
 }  // namespace seo_kernels::cuda

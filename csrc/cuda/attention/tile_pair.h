@@ -56,6 +56,7 @@ class TilePair {
   template <class Block>
   SK_DEVICE void find_words(Block& block) const {
     if (!by_pattern_) return;
+    block.sync();  // those of the panel before are read
     block.for_threads([&](int thread) {
       if (thread >= rows_) return;
       block.shared().words[thread] =
