@@ -12,9 +12,13 @@ from seo_kernels import _library
 
 TESTS = Path(__file__).resolve().parents[1]
 FLAGS = ["-std=c++20", "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-# of the op suite, what concerns the kernels: values, sizes, layouts, errors
-OP_SUITE = ["ops/test_activation.py"]
-LEFT_OUT = "compiled or contract or third_order or repeatable or autocast"
+# families of the op suite: their files, and which tests concern the kernels: values, sizes, layouts, errors
+OP_SUITE = {
+    "activation": (
+        ["test_activation.py"],
+        "not (compiled or contract or third_order or repeatable or autocast)",
+    ),
+}
 
 compiler = shutil.which("g++")
 needs_compiler = pytest.mark.skipif(compiler is None, reason="the kernels are compiled for the host by g++")
@@ -33,16 +37,18 @@ def _library_of_gcc(name: str) -> str:
     reason="`make test` builds libseo_kernels_host.so",
 )
 @pytest.mark.timeout(900)
-def test_op_suite() -> None:
+@pytest.mark.parametrize("family", OP_SUITE)
+def test_op_suite(family: str) -> None:
+    files, chosen = OP_SUITE[family]
     # the sanitizer comes first in the process, and finds the throw of libstdc++ only where that is there too
     environment = os.environ | {
         "LD_PRELOAD": f"{_library_of_gcc('libasan.so')} {_library_of_gcc('libstdc++.so.6')}",
         "ASAN_OPTIONS": "detect_leaks=0",
         "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS / "cuda")]),
     }
-    options = ("-q", "-x", "-p", "on_host", "-p", "no:cacheprovider", "-k", f"not ({LEFT_OUT})")
+    options = ("-q", "-x", "-p", "on_host", "-p", "no:cacheprovider", "-k", chosen)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, *(TESTS / name for name in OP_SUITE)],
+        [sys.executable, "-m", "pytest", *options, *(TESTS / "ops" / name for name in files)],
         env=environment,
         cwd=TESTS.parent,
         capture_output=True,
