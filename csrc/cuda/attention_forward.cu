@@ -13,12 +13,13 @@ struct AttentionForward {
   struct Shared : AttentionShared<Acc> {
     Ends<Acc> ends;  // of the weights, for relative values
   };
-  static constexpr int kThreads = kTileThreads<Acc>;
+  static constexpr int kThreads = kTileThreads;
+  static constexpr int kBlocksAtOnce = blocks_for(sizeof(Sums<Acc, Width>));
   AttentionForwardParams p;
 
   // What a thread has of its rows besides the sums of weighted values. Maxima are in the log2 domain.
   struct Softmax {
-    Acc maximum[kRows<Acc>], total[kRows<Acc>];  // total: of the thread's own columns
+    Acc maximum[kRows], total[kRows];  // total: of the thread's own columns
   };
 
   template <class Block>
@@ -31,7 +32,7 @@ struct AttentionForward {
     PerThread<Sums<Acc, Width>> sums;
     block.for_threads([&](int thread) {
       sums[thread] = Sums<Acc, Width>{};
-      for (int r = 0; r < kRows<Acc>; ++r) {
+      for (int r = 0; r < kRows; ++r) {
         softmax[thread].maximum[r] = kHidden<Acc>;
         softmax[thread].total[r] = Acc(0);
       }
@@ -39,7 +40,7 @@ struct AttentionForward {
     if (p.relative_value) clear_ends(block, block.shared().ends);
     pair.for_runs([&](const PanelRun run) {
 #pragma unroll 1
-      for (int64_t panel = run.begin; panel < run.end; ++panel) {
+      for (int panel = run.begin; panel < run.end; ++panel) {
         if (pair.set_keys(panel, run.partial)) add_panel(block, pair, softmax, sums);
       }
     });
@@ -63,18 +64,18 @@ struct AttentionForward {
     block.template combine<kAcross>(best, [](const RowValues<Acc>& a, const RowValues<Acc>& b) {
       RowValues<Acc> most;
 #pragma unroll
-      for (int r = 0; r < kRows<Acc>; ++r) most.at[r] = larger(a.at[r], b.at[r]);
+      for (int r = 0; r < kRows; ++r) most.at[r] = larger(a.at[r], b.at[r]);
       return most;
     });
     block.sync();  // what was multiplied is read
     block.for_threads([&](int thread) {
-      const Place<Acc> place(thread);
+      const Place place(thread);
       const RowValues<Acc> factor = weigh(tile[thread], best[thread], softmax[thread]);
-      if (p.dropout) drop(pair.kept<Acc>(place), tile[thread]);
+      if (p.dropout) drop(pair.kept(place), tile[thread]);
 #pragma unroll
       for (int n = 0; n < Sums<Acc, Width>::kBlocks; ++n) {
 #pragma unroll
-        for (int r = 0; r < kRows<Acc>; ++r) {
+        for (int r = 0; r < kRows; ++r) {
 #pragma unroll
           for (int c = 0; c < kColumns; ++c) sums[thread].at[n][r][c] *= factor.at[r];
         }
@@ -93,8 +94,8 @@ struct AttentionForward {
   template <class Words>
   SK_DEVICE void scores(const TilePair& pair, Words& words, int thread, MicroTile<Acc>& tile,
                         RowValues<Acc>& best) const {
-    const Place<Acc> place(thread);
-    const PairBits visible = pair.visible<Acc>(words, place);
+    const Place place(thread);
+    const PairBits visible = pair.visible(words, place);
     const Scorer<Acc> scorer(p, pair.head());
     with_simple_scores(p, [&](auto simple) {
       for_rows<decltype(simple)::value, Acc>(
@@ -114,7 +115,7 @@ struct AttentionForward {
           tile);
     });
 #pragma unroll
-    for (int r = 0; r < kRows<Acc>; ++r) {
+    for (int r = 0; r < kRows; ++r) {
       best.at[r] = larger(larger(tile.at[r][0], tile.at[r][1]), larger(tile.at[r][2], tile.at[r][3]));
     }
   }
@@ -123,7 +124,7 @@ struct AttentionForward {
   SK_DEVICE static RowValues<Acc> weigh(MicroTile<Acc>& tile, const RowValues<Acc>& best, Softmax& softmax) {
     RowValues<Acc> factor;
 #pragma unroll
-    for (int r = 0; r < kRows<Acc>; ++r) {
+    for (int r = 0; r < kRows; ++r) {
       const Acc maximum = larger(softmax.maximum[r], best.at[r]);
       const Acc shift = maximum == kHidden<Acc> ? Acc(0) : maximum;
       factor.at[r] = exp2_of(softmax.maximum[r] - shift);
@@ -142,7 +143,7 @@ struct AttentionForward {
   SK_DEVICE void drop(PairBits kept, MicroTile<Acc>& weights) const {
     const Acc factor = static_cast<Acc>(1.0 / (1.0 - p.dropout_p));
 #pragma unroll
-    for (int r = 0; r < kRows<Acc>; ++r) {
+    for (int r = 0; r < kRows; ++r) {
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) weights.at[r][c] *= kept >> (r * kColumns + c) & 1 ? factor : Acc(0);
     }
@@ -154,14 +155,14 @@ struct AttentionForward {
     PerThread<RowValues<Acc>> totals;
     block.for_threads([&](int thread) {
 #pragma unroll
-      for (int r = 0; r < kRows<Acc>; ++r) totals[thread].at[r] = softmax[thread].total[r];
+      for (int r = 0; r < kRows; ++r) totals[thread].at[r] = softmax[thread].total[r];
     });
     add_across<Acc>(block, totals);
     block.for_threads([&](int thread) {
-      const Place<Acc> place(thread);
+      const Place place(thread);
       S* out = static_cast<S*>(p.out.data) + pair.batch() * p.out.stride[0] + pair.head() * p.out.stride[1];
 #pragma unroll
-      for (int r = 0; r < kRows<Acc>; ++r) {
+      for (int r = 0; r < kRows; ++r) {
         const int row = place.row + r;
         if (row >= pair.rows()) break;
         Acc maximum = softmax[thread].maximum[r], total = totals[thread].at[r], factor = 1;

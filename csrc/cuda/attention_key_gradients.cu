@@ -10,7 +10,8 @@ template <class S, int Width, bool Both>
 struct AttentionKeyGradients {
   using Acc = AccOf<S>;
   using Shared = AttentionShared<Acc>;
-  static constexpr int kThreads = kTileThreads<Acc>;
+  static constexpr int kThreads = kTileThreads;
+  static constexpr int kBlocksAtOnce = blocks_for((Both ? 2 : 1) * sizeof(Sums<Acc, Width>));
   AttentionBackwardParams p;
 
   template <class Block>
@@ -54,18 +55,17 @@ struct AttentionKeyGradients {
       block.for_threads([&](int thread) { gradients[thread] = MicroTile<Acc>{}; });
     }
     const bool by_value = p.grad_value && p.grad_out;
-    differentiate(block, p, pair, products, gradients,
-                  [&](const Place<Acc>& place, int r, const Acc(&weights)[kColumns]) {
-                    if (!by_value) return;
-                    const Pack<Acc, 4> four{{weights[0], weights[1], weights[2], weights[3]}};
-                    memory.template set_pack<4>((place.row + r) * kLd + place.column, four);
-                  });
+    differentiate(block, p, pair, products, gradients, [&](const Place& place, int r, const Acc(&weights)[kColumns]) {
+      if (!by_value) return;
+      const Pack<Acc, 4> four{{weights[0], weights[1], weights[2], weights[3]}};
+      memory.template set_pack<4>((place.row + r) * kLd + place.column, four);
+    });
     if (by_value) add_weighted(block, values, queries_of<S>(p.grad_out, pair, p.value_dim));
     if (!p.grad_key) return;
     block.sync();  // the weights are read
     block.for_threads([&](int thread) {
       through_softcap(p, gradients[thread], products[thread]);
-      put_matrix<false>(memory, Place<Acc>(thread), gradients[thread]);
+      put_matrix<false>(memory, Place(thread), gradients[thread]);
     });
     add_weighted(block, keys, queries_of<S>(p.query, pair, p.dim));
   }
@@ -74,7 +74,7 @@ struct AttentionKeyGradients {
   SK_DEVICE void store(Block& block, const TensorView& to, int64_t batch, int64_t head, int64_t first, int64_t width,
                        PerThread<Sums<Acc, Width>>& sums, Acc factor) const {
     block.for_threads([&](int thread) {
-      const Place<Acc> place(thread);
+      const Place place(thread);
       S* rows = static_cast<S*>(to.data) + batch * to.stride[0] + head * to.stride[1];
       store_sums<S>(rows, to, first + place.row, p.key_length, place.column, width, sums[thread], factor);
     });

@@ -9,7 +9,8 @@ template <class S>
 struct AttentionMaskGradient {
   using Acc = AccOf<S>;
   using Shared = AttentionShared<Acc>;
-  static constexpr int kThreads = kTileThreads<Acc>;
+  static constexpr int kThreads = kTileThreads;
+  static constexpr int kBlocksAtOnce = blocks_for(sizeof(MicroTile<Acc>));
   AttentionBackwardParams p;
 
   // Tiles of queries, and panels of keys, that the mask tells apart.
@@ -57,10 +58,10 @@ struct AttentionMaskGradient {
     pair.find_words(block);
     score_products<S>(block, p, pair, products);
     weight_gradients<S>(block, p, pair, gradients);
-    differentiate(block, p, pair, products, gradients, [](const Place<Acc>&, int, const Acc(&)[kColumns]) {});
+    differentiate(block, p, pair, products, gradients, [](const Place&, int, const Acc(&)[kColumns]) {});
     block.for_threads([&](int thread) {
 #pragma unroll
-      for (int r = 0; r < kRows<Acc>; ++r) {
+      for (int r = 0; r < kRows; ++r) {
 #pragma unroll
         for (int c = 0; c < kColumns; ++c) sums[thread].at[r][c] += gradients[thread].at[r][c];
       }
@@ -76,7 +77,7 @@ struct AttentionMaskGradient {
     const int64_t row_begin = one_row ? 0 : tile * p.plan.tile_rows, key_begin = one_column ? 0 : panel * kTile;
     const int64_t tile_rows = one_row ? 1 : p.plan.tile_rows;
     block.sync();
-    block.for_threads([&](int thread) { put_matrix<false>(memory, Place<Acc>(thread), sums[thread]); });
+    block.for_threads([&](int thread) { put_matrix<false>(memory, Place(thread), sums[thread]); });
     block.sync();
     if (one_row) {
       block.for_threads([&](int thread) {

@@ -1,5 +1,5 @@
-// Attention backward, queries' side: dQ, and the gradients of all that is shared by queries: relative tables, slopes and
-// sinks. A block is a slot: it goes over tiles of queries of one head, and adds to copies of the tables of its own.
+// Attention backward, queries' side: dQ, and the gradients of all that is shared by queries: relative tables, slopes
+// and sinks. A block is a slot: it goes over tiles of queries of one head, and adds to copies of the tables of its own.
 #include "cuda/attention/relative.h"
 #include "cuda/attention/scores.h"
 #include "cuda/attention/widths.h"
@@ -10,7 +10,8 @@ namespace {
 template <class S, int Width>
 struct AttentionQueryGradients {
   using Acc = AccOf<S>;
-  static constexpr int kThreads = kTileThreads<Acc>;
+  static constexpr int kThreads = kTileThreads;
+  static constexpr int kBlocksAtOnce = blocks_for(sizeof(Sums<Acc, Width>));
   struct Shared : AttentionShared<Acc> {
     Ends<Acc> key_ends, value_ends, bias_ends;
     SharedArray<Acc, kThreads> totals;
@@ -59,7 +60,7 @@ struct AttentionQueryGradients {
     for (Ends<Acc>* ends : {&shared.key_ends, &shared.value_ends, &shared.bias_ends}) clear_ends(block, *ends);
     pair.for_runs([&](const PanelRun run) {
 #pragma unroll 1
-      for (int64_t panel = run.begin; panel < run.end; ++panel) {
+      for (int panel = run.begin; panel < run.end; ++panel) {
         if (pair.set_keys(panel, run.partial)) add_panel(block, pair, slot, sums, totals);
       }
     });
@@ -79,7 +80,7 @@ struct AttentionQueryGradients {
     if (p.slot_sinks) add_sinks(block, pair, totals);
     if (!p.grad_query) return;
     block.for_threads([&](int thread) {
-      const Place<Acc> place(thread);
+      const Place place(thread);
       const TensorView& to = p.grad_query;
       S* rows = static_cast<S*>(to.data) + pair.batch() * to.stride[0] + pair.head() * to.stride[1];
       store_sums<S>(rows, to, pair.row_begin() + place.row, pair.row_begin() + pair.rows(), place.column, p.dim,
@@ -95,14 +96,13 @@ struct AttentionQueryGradients {
     pair.find_words(block);
     score_products<S>(block, p, pair, products);
     weight_gradients<S>(block, p, pair, gradients);
-    differentiate(block, p, pair, products, gradients,
-                  [&](const Place<Acc>& place, int r, const Acc(&weights)[kColumns]) {
-                    if (!by_value()) return;
+    differentiate(block, p, pair, products, gradients, [&](const Place& place, int r, const Acc(&weights)[kColumns]) {
+      if (!by_value()) return;
 #pragma unroll
-                    for (int c = 0; c < kColumns; ++c) {
-                      shared.memory[(place.column + c) * kLd + place.row + r] = weights[c];
-                    }
-                  });
+      for (int c = 0; c < kColumns; ++c) {
+        shared.memory[(place.column + c) * kLd + place.row + r] = weights[c];
+      }
+    });
     if (by_value()) {
       const HeadTable<Acc> table = value_table(pair);
       add_to_ends(block, shared.value_ends, table.reach, pair.distance());
@@ -112,8 +112,7 @@ struct AttentionQueryGradients {
     if (p.slot_slopes) add_slopes(block, pair, gradients, totals);
     if (p.slot_relative_bias) {
       block.sync();  // the matrix before is read
-      block.for_threads(
-          [&](int thread) { put_matrix<true>(shared.memory, Place<Acc>(thread), gradients[thread]); });
+      block.for_threads([&](int thread) { put_matrix<true>(shared.memory, Place(thread), gradients[thread]); });
       add_to_ends(block, shared.bias_ends, p.relative_bias.max_distance, pair.distance());
       add_diagonals(block, slot, pair.distance());
     }
@@ -121,7 +120,7 @@ struct AttentionQueryGradients {
     block.sync();  // the matrix before is read
     block.for_threads([&](int thread) {
       through_softcap(p, gradients[thread], products[thread]);
-      put_matrix<true>(shared.memory, Place<Acc>(thread), gradients[thread]);
+      put_matrix<true>(shared.memory, Place(thread), gradients[thread]);
     });
     if (p.grad_query) add_weighted(block, sums, keys_of<S>(p.key, pair, p.dim));
     if (!p.relative_key) return;
@@ -138,10 +137,10 @@ struct AttentionQueryGradients {
   SK_DEVICE void add_slopes(Block& block, const TilePair& pair, PerThread<MicroTile<Acc>>& gradients,
                             PerThread<Totals>& totals) const {
     block.for_threads([&](int thread) {
-      const Place<Acc> place(thread);
+      const Place place(thread);
       Acc sum = 0;
 #pragma unroll
-      for (int r = 0; r < kRows<Acc>; ++r) {
+      for (int r = 0; r < kRows; ++r) {
 #pragma unroll
         for (int c = 0; c < kColumns; ++c) {
           const int64_t distance = pair.distance() + (place.column + c) - (place.row + r);

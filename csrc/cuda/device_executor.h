@@ -14,6 +14,9 @@ namespace seo_kernels::cuda {
 
 using Stream = void*;
 
+// What follows from x is computed anew from here on: in long loops registers are worth more than a few multiplications.
+SK_DEVICE inline void compute_anew_from(int& x) { asm volatile("" : "+r"(x)); }
+
 // N neighbouring entries of shared memory.
 template <class T, int N>
 struct alignas(16) Pack {
@@ -107,8 +110,18 @@ class Block {
   Shared& shared_;
 };
 
+// A kernel may say how many blocks are to fit a multiprocessor at once: its threads get no more registers than that.
 template <class Kernel>
-__global__ void __launch_bounds__(Kernel::kThreads) run_blocks(const __grid_constant__ Kernel kernel) {
+constexpr int blocks_at_once() {
+  if constexpr (requires { Kernel::kBlocksAtOnce; }) {
+    return Kernel::kBlocksAtOnce;
+  } else {
+    return 1;
+  }
+}
+
+template <class Kernel>
+__global__ void __launch_bounds__(Kernel::kThreads, blocks_at_once<Kernel>()) run_blocks(const __grid_constant__ Kernel kernel) {
   extern __shared__ __align__(16) unsigned char memory[];
   Block<typename Kernel::Shared> block(*reinterpret_cast<typename Kernel::Shared*>(memory));
   kernel(block);

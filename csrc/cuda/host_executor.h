@@ -28,6 +28,8 @@ struct HostThread {
   }
 };
 
+inline void compute_anew_from(int&) {}
+
 template <class T, int N>
 struct alignas(16) Pack {
   T at[N];
@@ -87,13 +89,17 @@ class SharedArray {
   }
 
  private:
-  static constexpr int kSeveral = -2;
+  // Who touched an entry, and since which barrier, in one word: most of what the host does is to compare these.
   struct Touch {
-    int64_t epoch = -1;
-    int thread = HostThread::kNobody;
+    static constexpr int kSeveral = -2, kThreadBits = 12;
+    int64_t word = -1;
 
-    bool by_another(const HostThread& now) const { return epoch == now.epoch && thread != now.thread; }
-    void note(const HostThread& now) { *this = {now.epoch, by_another(now) ? kSeveral : now.thread}; }
+    static int64_t word_of(int64_t epoch, int thread) { return epoch * (1 << kThreadBits) + thread + 2; }
+    int thread() const { return static_cast<int>(word & ((1 << kThreadBits) - 1)) - 2; }
+    bool by_another(const HostThread& now) const {
+      return word != word_of(now.epoch, now.thread) && word >> kThreadBits == now.epoch;
+    }
+    void note(const HostThread& now) { word = word_of(now.epoch, by_another(now) ? kSeveral : now.thread); }
   };
 
   template <int K>
@@ -104,13 +110,13 @@ class SharedArray {
   }
   void reads(int n) { reads(n, inside()); }
   void reads(int n, const HostThread& now) {
-    if (written_[n].by_another(now)) race(n, "reads what", written_[n].thread, now.thread);
+    if (written_[n].by_another(now)) race(n, "reads what", written_[n].thread(), now.thread);
     read_[n].note(now);
   }
   void writes(int n) { writes(n, inside()); }
   void writes(int n, const HostThread& now) {
-    if (written_[n].by_another(now)) race(n, "writes what", written_[n].thread, now.thread);
-    if (read_[n].by_another(now)) race(n, "overwrites what is read by", read_[n].thread, now.thread);
+    if (written_[n].by_another(now)) race(n, "writes what", written_[n].thread(), now.thread);
+    if (read_[n].by_another(now)) race(n, "overwrites what is read by", read_[n].thread(), now.thread);
     written_[n].note(now);
   }
   static HostThread inside() {

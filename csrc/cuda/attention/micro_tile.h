@@ -1,5 +1,5 @@
-// How the threads of a block share a tile of 64 x 64 numbers, or of 64 x `Width`: 16 threads side by side with 4
-// columns each, and of a few rows all in one thread's registers.
+// How the threads of a block share a tile of 64 x 64 numbers, or of 64 x `Width`: 16 x 16 threads with 4 x 4 neighbours
+// each. Larger parts would read less shared memory, but hold too many registers where heads are wide.
 #pragma once
 
 #include <cmath>
@@ -14,35 +14,35 @@ constexpr int kAcross = 16;     // threads side by side
 constexpr int kColumns = 4;     // neighbouring columns of a thread
 constexpr int kLd = kTile + 4;  // of a tile in shared memory: rows begin in different banks, at multiples of 16 bytes
 
-template <class Acc>
-constexpr int kTileThreads = sizeof(Acc) == 8 ? 256 : 128;
-template <class Acc>
-constexpr int kRows = kTile * kAcross / kTileThreads<Acc>;  // neighbouring rows of a thread
+constexpr int kTileThreads = 256;
+constexpr int kRows = kTile * kAcross / kTileThreads;  // neighbouring rows of a thread
 static_assert(kAcross * kColumns == kTile);
+
+// Blocks that are to fit a multiprocessor at once, where a thread holds this many bytes of sums.
+constexpr int blocks_for(int bytes) { return bytes <= 128 ? 2 : 1; }
 
 // A thread's part of a 64 x 64 tile.
 template <class Acc>
 struct MicroTile {
-  Acc at[kRows<Acc>][kColumns];
+  Acc at[kRows][kColumns];
 };
 
 // A thread's part of 64 x Width sums: column n * 64 + its own.
 template <class Acc, int Width>
 struct Sums {
   static constexpr int kBlocks = Width / kTile;
-  Acc at[kBlocks][kRows<Acc>][kColumns];
+  Acc at[kBlocks][kRows][kColumns];
 };
 
 template <class Acc>
 struct RowValues {
-  Acc at[kRows<Acc>];
+  Acc at[kRows];
 };
 
 // Where a thread's part begins.
-template <class Acc>
 struct Place {
   int row, column;
-  SK_DEVICE explicit Place(int thread) : row(thread / kAcross * kRows<Acc>), column(thread % kAcross * kColumns) {}
+  SK_DEVICE explicit Place(int thread) : row(thread / kAcross * kRows), column(thread % kAcross * kColumns) {}
 };
 
 template <class Acc>
@@ -67,7 +67,7 @@ SK_DEVICE void add_across(Block& block, PerThread<RowValues<Acc>>& values) {
   block.template combine<kAcross>(values, [](const RowValues<Acc>& a, const RowValues<Acc>& b) {
     RowValues<Acc> sum;
 #pragma unroll
-    for (int r = 0; r < kRows<Acc>; ++r) sum.at[r] = a.at[r] + b.at[r];
+    for (int r = 0; r < kRows; ++r) sum.at[r] = a.at[r] + b.at[r];
     return sum;
   });
 }
@@ -78,18 +78,18 @@ template <bool Unrolled, class Acc, class F, class... Tiles>
 SK_DEVICE inline void for_rows(F f, Tiles&... tiles) {
   if constexpr (Unrolled) {
 #pragma unroll
-    for (int r = 0; r < kRows<Acc>; ++r) f(r, r);
+    for (int r = 0; r < kRows; ++r) f(r, r);
   } else {
 #pragma unroll 1
-    for (int r = 0; r < kRows<Acc>; ++r) {
+    for (int r = 0; r < kRows; ++r) {
       f(r, 0);
       const auto turn = [](auto& tile) {
 #pragma unroll
         for (int c = 0; c < kColumns; ++c) {
           const Acc first = tile.at[0][c];
 #pragma unroll
-          for (int n = 0; n + 1 < kRows<Acc>; ++n) tile.at[n][c] = tile.at[n + 1][c];
-          tile.at[kRows<Acc> - 1][c] = first;
+          for (int n = 0; n + 1 < kRows; ++n) tile.at[n][c] = tile.at[n + 1][c];
+          tile.at[kRows - 1][c] = first;
         }
       };
       (turn(tiles), ...);

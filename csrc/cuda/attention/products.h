@@ -60,18 +60,18 @@ SK_DEVICE void add_dots(Block& block, PerThread<MicroTile<Acc>>& to, const RowRu
   for (int d = 0; d < left.rows.width; d += kDims) {
     block.sync();
     block.for_threads([&](int thread) {
-      stage_turned<kTile, kDims, Acc>(memory, 0, kLd, thread, left.rows, d, [&](int r) { return left.at(r); });
-      stage_turned<kTile, kDims, Acc>(memory, right_at, kLd, thread, right.rows, d, [&](int r) { return right.at(r); });
+      stage_turned<kTile, kDims>(memory, 0, kLd, thread, left.rows, d, [&](int r) { return left.at(r); });
+      stage_turned<kTile, kDims>(memory, right_at, kLd, thread, right.rows, d, [&](int r) { return right.at(r); });
     });
     block.sync();
     block.for_threads([&](int thread) {
-      const Place<Acc> place(thread);
+      const Place place(thread);
       MicroTile<Acc>& sums = to[thread];
 #pragma unroll 4
       for (int k = 0; k < kDims; ++k) {
         const Pack<Acc, 4> b = memory.template pack<4>(right_at + k * kLd + place.column);
 #pragma unroll
-        for (int r = 0; r < kRows<Acc>; r += 4) {
+        for (int r = 0; r < kRows; r += 4) {
           const Pack<Acc, 4> a = memory.template pack<4>(k * kLd + place.row + r);
 #pragma unroll
           for (int n = 0; n < 4; ++n) {
@@ -95,33 +95,33 @@ SK_DEVICE void add_band_dots(Block& block, PerThread<MicroTile<Acc>>& to, const 
   for (int d = 0; d < table.width; d += kDims) {
     block.sync();
     block.for_threads([&](int thread) {
-      stage_turned<kTile, kDims, Acc>(memory, 0, kLd, thread, left.rows, d, [&](int r) { return left.at(r); });
-      stage_turned<2 * kTile, kDims, Acc>(memory, band_at, kBandLd, thread, band, d, [&](int e) {
+      stage_turned<kTile, kDims>(memory, 0, kLd, thread, left.rows, d, [&](int r) { return left.at(r); });
+      stage_turned<2 * kTile, kDims>(memory, band_at, kBandLd, thread, band, d, [&](int e) {
         return table.row(relative_index(distance + e - (kTile - 1), table.reach));
       });
     });
     block.sync();
     block.for_threads([&](int thread) {
-      const Place<Acc> place(thread);
+      const Place place(thread);
       // of the thread's last row and first column; a multiple of 4
-      const int first = place.column - (place.row + kRows<Acc> - 1) + kTile - 1;
+      const int first = place.column - (place.row + kRows - 1) + kTile - 1;
       MicroTile<Acc>& sums = to[thread];
 #pragma unroll 2
       for (int k = 0; k < kDims; ++k) {
-        Acc near[kRows<Acc> + kColumns];
+        Acc near[kRows + kColumns];
 #pragma unroll
-        for (int n = 0; n < kRows<Acc> + kColumns; n += 4) {
+        for (int n = 0; n < kRows + kColumns; n += 4) {
           const Pack<Acc, 4> four = memory.template pack<4>(band_at + k * kBandLd + first + n);
 #pragma unroll
           for (int m = 0; m < 4; ++m) near[n + m] = four.at[m];
         }
 #pragma unroll
-        for (int r = 0; r < kRows<Acc>; r += 4) {
+        for (int r = 0; r < kRows; r += 4) {
           const Pack<Acc, 4> a = memory.template pack<4>(k * kLd + place.row + r);
 #pragma unroll
           for (int n = 0; n < 4; ++n) {
 #pragma unroll
-            for (int c = 0; c < kColumns; ++c) sums.at[r + n][c] += a.at[n] * near[kRows<Acc> - 1 - (r + n) + c];
+            for (int c = 0; c < kColumns; ++c) sums.at[r + n][c] += a.at[n] * near[kRows - 1 - (r + n) + c];
           }
         }
       }
@@ -131,19 +131,19 @@ SK_DEVICE void add_band_dots(Block& block, PerThread<MicroTile<Acc>>& to, const 
 
 // The matrix, (64 rows, 64 columns) as the threads have it: by rows, or turned, by columns.
 template <bool Turned, class Acc, class Memory>
-SK_DEVICE inline void put_matrix(Memory& memory, const Place<Acc>& place, const MicroTile<Acc>& tile) {
+SK_DEVICE inline void put_matrix(Memory& memory, const Place& place, const MicroTile<Acc>& tile) {
   if constexpr (Turned) {
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
 #pragma unroll
-      for (int r = 0; r < kRows<Acc>; r += 4) {
+      for (int r = 0; r < kRows; r += 4) {
         const Pack<Acc, 4> four{{tile.at[r][c], tile.at[r + 1][c], tile.at[r + 2][c], tile.at[r + 3][c]}};
         memory.template set_pack<4>((place.column + c) * kLd + place.row + r, four);
       }
     }
   } else {
 #pragma unroll
-    for (int r = 0; r < kRows<Acc>; ++r) {
+    for (int r = 0; r < kRows; ++r) {
       const Pack<Acc, 4> four{{tile.at[r][0], tile.at[r][1], tile.at[r][2], tile.at[r][3]}};
       memory.template set_pack<4>((place.row + r) * kLd + place.column, four);
     }
@@ -161,18 +161,17 @@ SK_DEVICE void add_weighted(Block& block, PerThread<Sums<Acc, Width>>& to, const
     for (int begin = 0; begin < run.count; begin += kInner<Acc>) {
       block.sync();
       block.for_threads([&](int thread) {
-        stage_rows<kInner<Acc>, Acc>(memory, kMatrix, thread, run.rows, n * kTile,
-                                     [&](int r) { return run.at(begin + r); });
+        stage_rows<kInner<Acc>>(memory, kMatrix, thread, run.rows, n * kTile, [&](int r) { return run.at(begin + r); });
       });
       block.sync();
       block.for_threads([&](int thread) {
-        const Place<Acc> place(thread);
+        const Place place(thread);
         auto& sums = to[thread].at[n];
 #pragma unroll 4
         for (int y = 0; y < kInner<Acc>; ++y) {
           const Pack<Acc, 4> b = memory.template pack<4>(kMatrix + y * kLd + place.column);
 #pragma unroll
-          for (int r = 0; r < kRows<Acc>; r += 4) {
+          for (int r = 0; r < kRows; r += 4) {
             const Pack<Acc, 4> a = memory.template pack<4>((begin + y) * kLd + place.row + r);
 #pragma unroll
             for (int m = 0; m < 4; ++m) {

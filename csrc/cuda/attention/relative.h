@@ -13,10 +13,10 @@ using Ends = SharedArray<Acc, 2 * kTile>;
 
 // Entries are a thread's own (column 0 of its rows).
 template <class Acc>
-SK_DEVICE inline void scale_ends(Ends<Acc>& ends, const Place<Acc>& place, const RowValues<Acc>& factor) {
+SK_DEVICE inline void scale_ends(Ends<Acc>& ends, const Place& place, const RowValues<Acc>& factor) {
   if (place.column != 0) return;
 #pragma unroll
-  for (int r = 0; r < kRows<Acc>; ++r) {
+  for (int r = 0; r < kRows; ++r) {
     ends[place.row + r] = ends[place.row + r] * factor.at[r];
     ends[kTile + place.row + r] = ends[kTile + place.row + r] * factor.at[r];
   }
@@ -25,9 +25,9 @@ SK_DEVICE inline void scale_ends(Ends<Acc>& ends, const Place<Acc>& place, const
 template <class Acc, class Block>
 SK_DEVICE void clear_ends(Block& block, Ends<Acc>& ends) {
   block.for_threads([&](int thread) {
-    const Place<Acc> place(thread);
+    const Place place(thread);
     if (place.column != 0) return;
-    for (int r = 0; r < kRows<Acc>; ++r) ends[place.row + r] = ends[kTile + place.row + r] = Acc(0);
+    for (int r = 0; r < kRows; ++r) ends[place.row + r] = ends[kTile + place.row + r] = Acc(0);
   });
 }
 
@@ -38,14 +38,14 @@ SK_DEVICE void add_to_ends(Block& block, Ends<Acc>& ends, int64_t reach, int64_t
   const auto add_side = [&](bool above) {
     PerThread<RowValues<Acc>> sums;
     block.for_threads([&](int thread) {
-      const Place<Acc> place(thread);
+      const Place place(thread);
       RowValues<Acc>& sum = sums[thread];
 #pragma unroll
-      for (int r = 0; r < kRows<Acc>; ++r) sum.at[r] = Acc(0);
+      for (int r = 0; r < kRows; ++r) sum.at[r] = Acc(0);
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
 #pragma unroll
-        for (int r = 0; r < kRows<Acc>; r += 4) {
+        for (int r = 0; r < kRows; r += 4) {
           const Pack<Acc, 4> four = memory.template pack<4>((place.column + c) * kLd + place.row + r);
 #pragma unroll
           for (int n = 0; n < 4; ++n) {
@@ -58,11 +58,11 @@ SK_DEVICE void add_to_ends(Block& block, Ends<Acc>& ends, int64_t reach, int64_t
     });
     add_across<Acc>(block, sums);
     block.for_threads([&](int thread) {
-      const Place<Acc> place(thread);
+      const Place place(thread);
       if (place.column != 0) return;
       const int at = (above ? kTile : 0) + place.row;
 #pragma unroll
-      for (int r = 0; r < kRows<Acc>; ++r) ends[at + r] = ends[at + r] + sums[thread].at[r];
+      for (int r = 0; r < kRows; ++r) ends[at + r] = ends[at + r] + sums[thread].at[r];
     });
   };
   block.sync();  // the matrix is complete
@@ -99,14 +99,14 @@ template <int Width, class Acc, class Block>
 SK_DEVICE void add_band_weighted(Block& block, PerThread<Sums<Acc, Width>>& to, const HeadTable<Acc>& table,
                                  int64_t distance) {
   if (!table.tile_inside(distance)) return;
-  constexpr int rows = kRows<Acc>;
+  constexpr int rows = kRows;
   auto& memory = block.shared().memory;
   block.sync();  // the matrix is complete
 #pragma unroll
   for (int n = 0; n < Sums<Acc, Width>::kBlocks; ++n) {
     if (n * kTile >= table.width) break;
     block.for_threads([&](int thread) {
-      const Place<Acc> place(thread);
+      const Place place(thread);
       const int column = n * kTile + place.column;
       auto& sums = to[thread].at[n];
       // Row r reads at y what row 0 read at y - r: entry (y - r) % rows of this window.
@@ -139,7 +139,7 @@ SK_DEVICE void add_ends_weighted(Block& block, PerThread<Sums<Acc, Width>>& to, 
                                  Ends<Acc>& ends) {
   block.sync();
   block.for_threads([&](int thread) {
-    const Place<Acc> place(thread);
+    const Place place(thread);
 #pragma unroll
     for (int side = 0; side < 2; ++side) {
       const Acc* row = table.row(side * 2 * table.reach);
@@ -151,7 +151,7 @@ SK_DEVICE void add_ends_weighted(Block& block, PerThread<Sums<Acc, Width>>& to, 
           if (column >= table.width) continue;
           const Acc entry = row[column];
 #pragma unroll
-          for (int r = 0; r < kRows<Acc>; ++r) to[thread].at[n][r][c] += ends[side * kTile + place.row + r] * entry;
+          for (int r = 0; r < kRows; ++r) to[thread].at[n][r][c] += ends[side * kTile + place.row + r] * entry;
         }
       }
     }
@@ -172,19 +172,18 @@ SK_DEVICE void add_table_gradient(Block& block, Acc* to, const HeadTable<Acc>& t
     for (int begin = 0; begin < run.count; begin += kInner<Acc>) {
       block.sync();
       block.for_threads([&](int thread) {
-        stage_rows<kInner<Acc>, Acc>(memory, kMatrix, thread, run.rows, first,
-                                     [&](int r) { return run.at(begin + r); });
+        stage_rows<kInner<Acc>>(memory, kMatrix, thread, run.rows, first, [&](int r) { return run.at(begin + r); });
       });
       block.sync();
       block.for_threads([&](int thread) {
-        const Place<Acc> place(thread);
+        const Place place(thread);
 #pragma unroll 1
         for (int x = begin; x < begin + kInner<Acc>; ++x) {
           const Pack<Acc, 4> b = memory.template pack<4>(kMatrix + (x - begin) * kLd + place.column);
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
 #pragma unroll
-            for (int r = 0; r < kRows<Acc>; ++r) {
+            for (int r = 0; r < kRows; ++r) {
               const int y = x + half * kTile + place.row + r - (kTile - 1);
               const Acc a = y >= 0 && y < kTile ? static_cast<Acc>(memory[y * kLd + x]) : Acc(0);
 #pragma unroll
@@ -195,11 +194,11 @@ SK_DEVICE void add_table_gradient(Block& block, Acc* to, const HeadTable<Acc>& t
       });
     }
     block.for_threads([&](int thread) {
-      const Place<Acc> place(thread);
+      const Place place(thread);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
 #pragma unroll
-        for (int r = 0; r < kRows<Acc>; ++r) {
+        for (int r = 0; r < kRows; ++r) {
           const int64_t d = distance + half * kTile + place.row + r - (kTile - 1);
           if (half * kTile + place.row + r >= 2 * kTile - 1 || !table.inside(d)) continue;
           Acc* row = to + (d + table.reach) * table.width;
@@ -220,7 +219,7 @@ SK_DEVICE void add_ends_gradient(Block& block, Acc* to, const HeadTable<Acc>& ta
                                  Ends<Acc>& ends, Acc factor) {
   block.sync();
   block.for_threads([&](int thread) {
-    for (int column = thread; column < table.width; column += kTileThreads<Acc>) {
+    for (int column = thread; column < table.width; column += kTileThreads) {
       Acc below = 0, above = 0;
       for (int x = 0; x < run.count; ++x) {
         const Acc value = static_cast<Acc>(widen(run.at(x)[column * run.rows.column_stride]));

@@ -30,9 +30,9 @@ SK_DEVICE void add_relative_dots(Block& block, const AttentionParams& p, const T
   const bool below = distance + kTile - 1 <= -table.reach, above = distance - kTile + 1 >= table.reach;
   if (!below && !above) return add_band_dots(block, to, left, table, distance);
   block.for_threads([&](int thread) {
-    const Place<Acc> place(thread);
+    const Place place(thread);
 #pragma unroll
-    for (int r = 0; r < kRows<Acc>; ++r) {
+    for (int r = 0; r < kRows; ++r) {
       if (place.row + r >= pair.rows()) break;
       const Acc end = ends_of(static_cast<const RowEnds<Acc>*>(p.row_ends)[pair.row_index(place.row + r)], above);
 #pragma unroll
@@ -133,9 +133,9 @@ SK_DEVICE void differentiate(Block& block, const AttentionBackwardParams& p, con
   const Acc inverse_kept = static_cast<Acc>(1.0 / (1.0 - p.dropout_p));
   block.sync();  // what was multiplied is read
   block.for_threads([&](int thread) {
-    const Place<Acc> place(thread);
-    const PairBits visible = pair.visible<Acc>(block.shared().words, place);
-    const PairBits kept = p.dropout ? pair.kept<Acc>(place) : 0;
+    const Place place(thread);
+    const PairBits visible = pair.visible(block.shared().words, place);
+    const PairBits kept = p.dropout ? pair.kept(place) : 0;
     with_simple_scores(p, [&](auto simple) {
       for_rows<decltype(simple)::value, Acc>(
           [&](int r, int at) {
@@ -174,7 +174,7 @@ SK_DEVICE inline void through_softcap(const AttentionParams& p, MicroTile<Acc>& 
                                       const MicroTile<Acc>& slopes) {
   if (p.softcap == 0.0) return;
 #pragma unroll
-  for (int r = 0; r < kRows<Acc>; ++r) {
+  for (int r = 0; r < kRows; ++r) {
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
       // A hidden score's slope may hold anything: its gradient of zero must win.

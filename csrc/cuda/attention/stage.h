@@ -27,9 +27,9 @@ struct HeadRows {
 
 // Calls put(r, c, N elements) for `Rows` rows and `Columns` columns from `first` on, N of them at a time; zeros past
 // the last column and where row_at(r) is null.
-template <int Rows, int Columns, class Acc, class S, class RowAt, class Put>
+template <int Rows, int Columns, class S, class RowAt, class Put>
 SK_DEVICE inline void fetch(int thread, const HeadRows<S>& from, int first, RowAt row_at, Put put) {
-  constexpr int n = kChunk<S>, per_row = Columns / n, step = kTileThreads<Acc>;
+  constexpr int n = kChunk<S>, per_row = Columns / n, step = kTileThreads;
   if (from.chunks) {
 #pragma unroll
     for (int at = thread; at < Rows * per_row; at += step) {
@@ -41,7 +41,7 @@ SK_DEVICE inline void fetch(int thread, const HeadRows<S>& from, int first, RowA
     }
     return;
   }
-#pragma unroll 4
+#pragma unroll 1
   for (int at = thread; at < Rows * Columns; at += step) {
     const int r = at / Columns, c = at % Columns;
     const S* row = row_at(r);
@@ -52,26 +52,26 @@ SK_DEVICE inline void fetch(int thread, const HeadRows<S>& from, int first, RowA
 }
 
 // Rows become columns of `ld` entries: memory[at + c * ld + r].
-template <int Rows, int Columns, class Acc, class S, class Memory, class RowAt>
+template <int Rows, int Columns, class S, class Memory, class RowAt>
 SK_DEVICE inline void stage_turned(Memory& memory, int at, int ld, int thread, const HeadRows<S>& from, int first,
                                    RowAt row_at) {
-  fetch<Rows, Columns, Acc>(thread, from, first, row_at, [&](int r, int c, const auto& chunk) {
+  fetch<Rows, Columns>(thread, from, first, row_at, [&](int r, int c, const auto& chunk) {
     constexpr int n = sizeof(chunk.element) / sizeof(S);
 #pragma unroll
-    for (int e = 0; e < n; ++e) memory[at + (c + e) * ld + r] = static_cast<Acc>(widen(chunk.element[e]));
+    for (int e = 0; e < n; ++e) memory[at + (c + e) * ld + r] = AccOf<S>(widen(chunk.element[e]));
   });
 }
 
 // memory[at + r * kLd + c]
-template <int Rows, class Acc, class S, class Memory, class RowAt>
+template <int Rows, class S, class Memory, class RowAt>
 SK_DEVICE inline void stage_rows(Memory& memory, int at, int thread, const HeadRows<S>& from, int first, RowAt row_at) {
-  fetch<Rows, kTile, Acc>(thread, from, first, row_at, [&](int r, int c, const auto& chunk) {
+  fetch<Rows, kTile>(thread, from, first, row_at, [&](int r, int c, const auto& chunk) {
     constexpr int n = sizeof(chunk.element) / sizeof(S), packed = n < 4 ? n : 4;
 #pragma unroll
     for (int e = 0; e < n; e += packed) {
-      Pack<Acc, packed> pack;
+      Pack<AccOf<S>, packed> pack;
 #pragma unroll
-      for (int k = 0; k < packed; ++k) pack.at[k] = static_cast<Acc>(widen(chunk.element[e + k]));
+      for (int k = 0; k < packed; ++k) pack.at[k] = AccOf<S>(widen(chunk.element[e + k]));
       if constexpr (packed == 1) {
         memory[at + r * kLd + c] = pack.at[0];
       } else {
@@ -107,7 +107,7 @@ SK_DEVICE inline void store_sums(S* rows, const TensorView& view, int64_t row, i
                                  int64_t width, const Sums& sums, AccOf<S> factor) {
   const bool aligned = width % kColumns == 0 && view.stride[3] == 1;
 #pragma unroll
-  for (int r = 0; r < kRows<AccOf<S>>; ++r) {
+  for (int r = 0; r < kRows; ++r) {
     if (row + r >= row_end) break;
 #pragma unroll
     for (int n = 0; n < Sums::kBlocks; ++n) {

@@ -11,20 +11,21 @@ namespace seo_kernels::cuda {
 // Bit r * 4 + c: of a thread's row r and column c.
 using PairBits = uint32_t;
 
+// Lengths and numbers of heads fit 32 bits: they are checked.
 class TilePair {
  public:
   SK_DEVICE explicit TilePair(const AttentionParams& p) : p_(p) {}
 
   SK_DEVICE void set_queries(int64_t batch, int64_t head, int64_t tile) {
-    batch_ = batch;
-    head_ = head;
-    tile_ = tile;
-    row_begin_ = tile * p_.plan.tile_rows;
+    batch_ = static_cast<int>(batch);
+    head_ = static_cast<int>(head);
+    tile_ = static_cast<int>(tile);
+    row_begin_ = static_cast<int>(tile * p_.plan.tile_rows);
     rows_ = static_cast<int>(least(p_.plan.tile_rows, p_.query_length - row_begin_));
-    key_count_ = p_.key_length;
+    key_count_ = static_cast<int>(p_.key_length);
     if (p_.key_lengths) {  // its values are the caller's: never followed out of bounds
       const int64_t length = p_.key_lengths[batch];
-      key_count_ = length < 0 ? 0 : least(length, p_.key_length);
+      key_count_ = length < 0 ? 0 : static_cast<int>(least(length, p_.key_length));
     }
   }
 
@@ -32,14 +33,18 @@ class TilePair {
   template <class F>
   SK_DEVICE void for_runs(F f) const {
     const int64_t index = (p_.plan.per_head ? head_ * p_.plan.tiles : 0) + tile_;
+#pragma unroll 1
     for (int64_t n = p_.plan.offsets[index]; n < p_.plan.offsets[index + 1]; ++n) f(p_.plan.runs[n]);
   }
 
   // Whether any of the queries can see any key of the panel. partial: the pattern hides some.
   SK_DEVICE bool set_keys(int64_t panel, bool partial) {
-    key_begin_ = panel * kTile;
+    compute_anew_from(batch_);
+    compute_anew_from(head_);
+    compute_anew_from(row_begin_);
+    key_begin_ = static_cast<int>(panel) * kTile;
     if (key_begin_ >= key_count_) return false;
-    keys_ = static_cast<int>(least(kTile, key_count_ - key_begin_));
+    keys_ = key_count_ - key_begin_ < kTile ? key_count_ - key_begin_ : kTile;
     by_pattern_ = partial;
     by_segment_ = false;
     if (p_.key_segments) {
@@ -48,7 +53,7 @@ class TilePair {
       if (k.high < q.low || k.low > q.high) return false;
       by_segment_ = k.low != q.high || k.high != q.low;
     }
-    distance_ = key_begin_ - (row_begin_ + p_.query_offset);
+    distance_ = int64_t{key_begin_} - row_begin_ - p_.query_offset;
     return true;
   }
 
@@ -65,8 +70,8 @@ class TilePair {
   }
 
   // Of a thread's part, the pairs that see each other; rows past the last are any.
-  template <class Acc, class Words>
-  SK_DEVICE PairBits visible(Words& words, const Place<Acc>& place) const {
+  template <class Words>
+  SK_DEVICE PairBits visible(Words& words, const Place& place) const {
     const bool by_mask = p_.mask && p_.mask.dtype == DType::kBool;
     if (!by_pattern_ && !by_segment_ && !by_mask && keys_ == kTile) return ~PairBits{0};
     const int columns = keys_ - place.column;
@@ -80,7 +85,7 @@ class TilePair {
     }
     PairBits bits = 0;
 #pragma unroll 1
-    for (int r = 0; r < kRows<Acc>; ++r) {
+    for (int r = 0; r < kRows; ++r) {
       const int row = place.row + r;
       if (row >= rows_) break;
       PairBits seen = present;
@@ -103,13 +108,12 @@ class TilePair {
   }
 
   // Of a thread's part, the pairs whose weights dropout keeps.
-  template <class Acc>
-  SK_DEVICE PairBits kept(const Place<Acc>& place) const {
+  SK_DEVICE PairBits kept(const Place& place) const {
     const uint64_t seed = static_cast<uint64_t>(*p_.seed);
     const uint32_t threshold = dropout_threshold(p_.dropout_p);
     PairBits bits = 0;
 #pragma unroll 1
-    for (int n = 0; n < kRows<Acc> / 4 * kColumns; ++n) {
+    for (int n = 0; n < kRows / 4 * kColumns; ++n) {
       const int rows = n / kColumns * 4, c = n % kColumns;
       const PhiloxWords words = philox(PhiloxWords{{static_cast<uint32_t>(key_begin_ + place.column + c),
                                                     static_cast<uint32_t>((row_begin_ + place.row + rows) / 4),
@@ -160,8 +164,8 @@ class TilePair {
   }
 
   const AttentionParams& p_;
-  int64_t batch_ = 0, head_ = 0, tile_ = 0, row_begin_ = 0, key_count_ = 0, key_begin_ = 0, distance_ = 0;
-  int rows_ = 0, keys_ = 0;
+  int batch_ = 0, head_ = 0, tile_ = 0, row_begin_ = 0, rows_ = 0, key_count_ = 0, key_begin_ = 0, keys_ = 0;
+  int64_t distance_ = 0;
   bool by_pattern_ = false, by_segment_ = false;
 };
 
