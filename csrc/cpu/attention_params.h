@@ -1,50 +1,16 @@
-// What an attention kernel is told: plain pointers, sizes and a plan of tiles. No tensors here.
+// What an attention kernel of the CPU is told: the problem, a plan of tiles, and where results go.
 #pragma once
 
 #include <cstdint>
 
-#include "params/tensor_view.h"
+#include "params/attention_problem.h"
 #include "params/tile_plan.h"
-#include "semantics/pattern.h"
 
 namespace seo_kernels::cpu {
 
-// A table over relative positions, contiguous (heads or 1, 2R+1, width), in the accumulation type.
-struct RelativeTable {
-  const void* data = nullptr;
-  int64_t max_distance = 0;  // R
-  bool per_head = false;
-  bool clips = true;  // a visible pair may be further apart than R
-
-  explicit operator bool() const { return data != nullptr; }
-  int64_t rows() const { return 2 * max_distance + 1; }
-};
-
-// Accumulation type ("acc" below): double for float64, float for all else.
-struct AttentionParams {
-  int64_t batch, query_heads, key_heads, query_length, key_length, dim, value_dim;
-  DType dtype;
-  TensorView query, key, value;
-  double scale, softcap;  // softcap 0: none
-  int64_t query_offset;
+struct AttentionParams : AttentionProblem {
   const PatternProgram* pattern;
   const TilePlan* plan;
-  RelativeTable relative_key, relative_value, relative_bias;  // acc
-  const void* slopes = nullptr;                               // acc (Hq)
-  const void* sinks = nullptr;                                // acc (Hq)
-  TensorView mask;                                            // bool: attend; otherwise added
-  const int64_t* key_lengths = nullptr;                       // (B)
-  const int64_t* query_segments = nullptr;                    // (B, Tq)
-  const int64_t* key_segments = nullptr;                      // (B, Tk)
-  bool dropout = false;
-  double dropout_p = 0.0;
-  uint64_t seed = 0;
-
-  int64_t group() const { return query_heads / key_heads; }
-  // Anything that changes a score between scaling and the mask.
-  bool modifies_scores() const {
-    return softcap != 0.0 || relative_bias || slopes || (mask && mask.dtype != DType::kBool);
-  }
 };
 
 struct AttentionForwardParams : AttentionParams {

@@ -14,13 +14,32 @@ namespace seo_kernels::cuda {
 
 using Stream = void*;
 
+// What follows from x is computed anew from here on: in long loops registers are worth more than a few multiplications.
+SK_DEVICE inline void compute_anew_from(int& x) { asm volatile("" : "+r"(x)); }
+
+// N neighbouring entries of shared memory.
+template <class T, int N>
+struct alignas(16) Pack {
+  T at[N];
+};
+
 template <class T, int N>
 class SharedArray {
  public:
   SK_DEVICE T& operator[](int n) { return values_[n]; }
 
+  // Entries n, n+1, ... in accesses of 16 bytes; n is a multiple of their number.
+  template <int K>
+  SK_DEVICE Pack<T, K> pack(int n) {
+    return *reinterpret_cast<const Pack<T, K>*>(values_ + n);
+  }
+  template <int K>
+  SK_DEVICE void set_pack(int n, const Pack<T, K>& pack) {
+    *reinterpret_cast<Pack<T, K>*>(values_ + n) = pack;
+  }
+
  private:
-  T values_[N];
+  alignas(16) T values_[N];
 };
 
 // A value that each thread has of its own across phases.
@@ -49,6 +68,16 @@ class Block {
 
   SK_DEVICE void sync() { __syncthreads(); }
 
+  // value = f over the values of Width neighbouring threads, for each of them; f's order is theirs to choose. All
+  // threads come here.
+  template <int Width, class V, class F>
+  SK_DEVICE void combine(PerThread<V>& value, F f) {
+    static_assert(Width <= 32);
+    V& mine = value[0];
+#pragma unroll
+    for (int distance = 1; distance < Width; distance *= 2) mine = f(mine, of_neighbour(mine, distance));
+  }
+
   // Whether this is the last of `total` blocks to come here; what the others wrote before is then visible. The counter
   // begins at zero and ends there. `flag`: a shared int.
   template <class Flag>
@@ -66,13 +95,36 @@ class Block {
   }
 
  private:
+  template <class V>
+  SK_DEVICE static V of_neighbour(const V& mine, int distance) {
+    static_assert(sizeof(V) % 4 == 0);
+    V other;
+#pragma unroll
+    for (size_t n = 0; n < sizeof(V) / 4; ++n) {
+      const unsigned word = reinterpret_cast<const unsigned*>(&mine)[n];
+      reinterpret_cast<unsigned*>(&other)[n] = __shfl_xor_sync(~0u, word, distance);
+    }
+    return other;
+  }
+
   Shared& shared_;
 };
+
+// A kernel may say how many blocks are to fit a multiprocessor at once: its threads get no more registers than that.
+template <class Kernel>
+constexpr int blocks_at_once() {
+  if constexpr (requires { Kernel::kBlocksAtOnce; }) {
+    return Kernel::kBlocksAtOnce;
+  } else {
+    return 1;
+  }
+}
 
 // Threads and bytes of shared memory stand in the name for those who read what the compiler made
 // (benchmarks/cuda_static.py).
 template <class Kernel, int kThreads = Kernel::kThreads, size_t kSharedBytes = sizeof(typename Kernel::Shared)>
-__global__ void __launch_bounds__(kThreads) run_blocks(const __grid_constant__ Kernel kernel) {
+__global__ void __launch_bounds__(kThreads, blocks_at_once<Kernel>())
+    run_blocks(const __grid_constant__ Kernel kernel) {
   extern __shared__ __align__(16) unsigned char memory[];
   Block<typename Kernel::Shared> block(*reinterpret_cast<typename Kernel::Shared*>(memory));
   kernel(block);

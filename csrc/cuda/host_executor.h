@@ -28,6 +28,13 @@ struct HostThread {
   }
 };
 
+inline void compute_anew_from(int&) {}
+
+template <class T, int N>
+struct alignas(16) Pack {
+  T at[N];
+};
+
 // Entries that know who touched them since the last barrier.
 template <class T, int N>
 class SharedArray {
@@ -60,25 +67,56 @@ class SharedArray {
     return {*this, n};
   }
 
- private:
-  static constexpr int kSeveral = -2;
-  struct Touch {
-    int64_t epoch = -1;
-    int thread = HostThread::kNobody;
+  template <int K>
+  Pack<T, K> pack(int n) {
+    const HostThread now = inside();
+    check_pack<K>(n);
+    Pack<T, K> pack;
+    for (int k = 0; k < K; ++k) {
+      reads(n + k, now);
+      pack.at[k] = values_[n + k];
+    }
+    return pack;
+  }
+  template <int K>
+  void set_pack(int n, const Pack<T, K>& pack) {
+    const HostThread now = inside();
+    check_pack<K>(n);
+    for (int k = 0; k < K; ++k) {
+      writes(n + k, now);
+      values_[n + k] = pack.at[k];
+    }
+  }
 
-    bool by_another(const HostThread& now) const { return epoch == now.epoch && thread != now.thread; }
-    void note(const HostThread& now) { *this = {now.epoch, by_another(now) ? kSeveral : now.thread}; }
+ private:
+  // Who touched an entry, and since which barrier, in one word: most of what the host does is to compare these.
+  struct Touch {
+    static constexpr int kSeveral = -2, kThreadBits = 12;
+    int64_t word = -1;
+
+    static int64_t word_of(int64_t epoch, int thread) { return epoch * (1 << kThreadBits) + thread + 2; }
+    int thread() const { return static_cast<int>(word & ((1 << kThreadBits) - 1)) - 2; }
+    bool by_another(const HostThread& now) const {
+      return word != word_of(now.epoch, now.thread) && word >> kThreadBits == now.epoch;
+    }
+    void note(const HostThread& now) { word = word_of(now.epoch, by_another(now) ? kSeveral : now.thread); }
   };
 
-  void reads(int n) {
-    const HostThread now = inside();
-    if (written_[n].by_another(now)) race(n, "reads what", written_[n].thread, now.thread);
+  template <int K>
+  static void check_pack(int n) {
+    if (n >= 0 && n + K <= N && n % K == 0) return;
+    throw std::logic_error("shared memory: " + std::to_string(K) + " entries from index " + std::to_string(n) + " of " +
+                           std::to_string(N));
+  }
+  void reads(int n) { reads(n, inside()); }
+  void reads(int n, const HostThread& now) {
+    if (written_[n].by_another(now)) race(n, "reads what", written_[n].thread(), now.thread);
     read_[n].note(now);
   }
-  void writes(int n) {
-    const HostThread now = inside();
-    if (written_[n].by_another(now)) race(n, "writes what", written_[n].thread, now.thread);
-    if (read_[n].by_another(now)) race(n, "overwrites what is read by", read_[n].thread, now.thread);
+  void writes(int n) { writes(n, inside()); }
+  void writes(int n, const HostThread& now) {
+    if (written_[n].by_another(now)) race(n, "writes what", written_[n].thread(), now.thread);
+    if (read_[n].by_another(now)) race(n, "overwrites what is read by", read_[n].thread(), now.thread);
     written_[n].note(now);
   }
   static HostThread inside() {
@@ -133,6 +171,15 @@ class Block {
   }
 
   void sync() { ++HostThread::current().epoch; }
+
+  template <int Width, class V, class F>
+  void combine(PerThread<V>& value, F f) {
+    std::vector<V> before(threads_);
+    for (int distance = 1; distance < Width; distance *= 2) {
+      for (int n = 0; n < threads_; ++n) before[n] = value[n];
+      for (int n = 0; n < threads_; ++n) value[n] = f(before[n], before[n ^ distance]);
+    }
+  }
 
   template <class Flag>
   bool arrives_last(unsigned* counter, unsigned total, Flag&) {

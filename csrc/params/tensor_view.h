@@ -13,7 +13,7 @@ struct TensorView {
   DType dtype = DType::kFloat32;
   int64_t stride[4] = {0, 0, 0, 0};
 
-  explicit operator bool() const { return data != nullptr; }
+  constexpr explicit operator bool() const { return data != nullptr; }
 };
 
 }  // namespace seo_kernels

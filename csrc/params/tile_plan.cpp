@@ -126,15 +126,15 @@ class Planner {
  private:
   // Block layouts want tiles that end where blocks do; otherwise tiles are balanced: 128 rows are 72 + 56, not 96 + 32.
   int64_t rows_per_tile() const {
-    const int64_t count = std::max<int64_t>(1, (key_.query_length + kMaxTileRows - 1) / kMaxTileRows);
+    const int64_t count = std::max<int64_t>(1, (key_.query_length + key_.most_rows - 1) / key_.most_rows);
     const int64_t even = (key_.query_length + count - 1) / count;
-    int64_t rows = std::max<int64_t>(kTileRowStep, (even + kTileRowStep - 1) / kTileRowStep * kTileRowStep);
+    int64_t rows = std::max<int64_t>(key_.row_step, (even + key_.row_step - 1) / key_.row_step * key_.row_step);
     for (int32_t s = 0; s < program_.count; ++s) {
       if (program_.steps[s].op != PatternOp::kBlocks) continue;
       const int64_t block = program_.steps[s].a;
-      const int64_t parts = (block + kMaxTileRows - 1) / kMaxTileRows;
-      const int64_t aligned = block <= kMaxTileRows ? kMaxTileRows / block * block : block / parts;
-      if (aligned % kRowsPerCounter == 0 && (block <= kMaxTileRows || block % parts == 0)) rows = aligned;
+      const int64_t parts = (block + key_.most_rows - 1) / key_.most_rows;
+      const int64_t aligned = block <= key_.most_rows ? key_.most_rows / block * block : block / parts;
+      if (aligned % kRowsPerCounter == 0 && (block <= key_.most_rows || block % parts == 0)) rows = aligned;
     }
     return rows;
   }
@@ -194,8 +194,7 @@ struct CacheEntry {
 
 }  // namespace
 
-std::shared_ptr<const PlannedPattern> planned_pattern(const PatternKey& key, const uint8_t* layout,
-                                                      int64_t layout_size) {
+std::shared_ptr<const PlannedPattern> planned_pattern(const PatternKey& key, const LayoutReader& layout) {
   static std::mutex mutex;
   static std::list<CacheEntry> cache;  // most recent first
   const std::lock_guard<std::mutex> lock(mutex);
@@ -205,13 +204,41 @@ std::shared_ptr<const PlannedPattern> planned_pattern(const PatternKey& key, con
     return cache.front().value;
   }
   auto planned = std::make_shared<PlannedPattern>();
-  planned->program = parse(key, layout_size);
-  planned->layout.assign(layout, layout + layout_size);
+  planned->layout = layout();
+  planned->program = parse(key, static_cast<int64_t>(planned->layout.size()));
   planned->program.layout = planned->layout.data();
   Planner(planned->program, key, planned->plan).run();
   cache.push_front(CacheEntry{key, planned});
   if (cache.size() > kCachedPlans) cache.pop_back();
   return planned;
+}
+
+PanelPlan by_panels(const TilePlan& plan, int64_t key_length) {
+  PanelPlan turned;
+  turned.panels = (key_length + kPanel - 1) / kPanel;
+  turned.offsets.assign(1, 0);
+  std::vector<std::vector<PanelRun>> visitors(turned.panels);
+  for (int64_t head = 0; head < plan.heads; ++head) {
+    for (auto& runs : visitors) runs.clear();
+    for (int64_t tile = 0; tile < plan.tiles; ++tile) {
+      const int64_t index = head * plan.tiles + tile;
+      for (int64_t n = plan.offsets[index]; n < plan.offsets[index + 1]; ++n) {
+        const PanelRun& run = plan.runs[n];
+        for (int64_t panel = run.begin; panel < run.end; ++panel) {
+          std::vector<PanelRun>& runs = visitors[panel];
+          if (runs.empty() || runs.back().end != tile || runs.back().partial != run.partial) {
+            runs.push_back(PanelRun{static_cast<int32_t>(tile), static_cast<int32_t>(tile), run.partial});
+          }
+          ++runs.back().end;
+        }
+      }
+    }
+    for (const auto& runs : visitors) {
+      turned.runs.insert(turned.runs.end(), runs.begin(), runs.end());
+      turned.offsets.push_back(static_cast<int64_t>(turned.runs.size()));
+    }
+  }
+  return turned;
 }
 
 }  // namespace seo_kernels

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -11,11 +12,11 @@
 namespace seo_kernels {
 
 constexpr int64_t kPanel = 64;          // keys per panel: one word of mask bits
-constexpr int64_t kMaxTileRows = 96;    // query rows per tile
+constexpr int64_t kMaxTileRows = 96;    // query rows per tile of the CPU's kernels
 constexpr int64_t kTileRowStep = 12;    // balanced tiles have a multiple of this many rows
 constexpr int64_t kRowsPerCounter = 4;  // tiles begin where a Philox counter does: see semantics/philox.h
 
-// Panels [begin, end), all of them full or all of them in need of a mask.
+// Panels (or tiles) [begin, end), all of them full or all of them in need of a mask.
 struct PanelRun {
   int32_t begin, end;
   bool partial;
@@ -33,6 +34,8 @@ struct TilePlan {
 struct PatternKey {
   std::string text;  // the pattern's postfix program, layout hash included
   int64_t heads, query_length, key_length, query_offset;
+  int64_t most_rows = kMaxTileRows;  // per tile
+  int64_t row_step = kTileRowStep;   // of tiles that are balanced; most_rows: they are all as large as can be
 
   bool operator==(const PatternKey&) const = default;
 };
@@ -44,8 +47,19 @@ struct PlannedPattern {
   TilePlan plan;
 };
 
-// Parses, plans, and keeps the last few results. Throws std::invalid_argument on a malformed program.
-std::shared_ptr<const PlannedPattern> planned_pattern(const PatternKey& key, const uint8_t* layout,
-                                                      int64_t layout_size);
+using LayoutReader = std::function<std::vector<uint8_t>()>;
+
+// Parses, plans, and keeps the last few results. The layout is read only where there is no plan yet. Throws
+// std::invalid_argument on a malformed program.
+std::shared_ptr<const PlannedPattern> planned_pattern(const PatternKey& key, const LayoutReader& layout);
+
+// The plan by key panels, (heads * panels): which query tiles visit a panel.
+struct PanelPlan {
+  int64_t panels;
+  std::vector<int64_t> offsets;  // (heads * panels + 1) into runs
+  std::vector<PanelRun> runs;    // of tiles
+};
+
+PanelPlan by_panels(const TilePlan& plan, int64_t key_length);
 
 }  // namespace seo_kernels

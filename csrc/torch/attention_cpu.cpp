@@ -8,6 +8,16 @@
 namespace seo_kernels {
 namespace {
 
+// Checks the arguments, and fills in the problem and its plan, which lives as long as what is returned.
+std::shared_ptr<const PlannedPattern> plan(AttentionArguments& a, cpu::AttentionParams& p) {
+  a.prepare(p, true);
+  const auto planned = planned_pattern(a.pattern_key(p), a.layout_reader());
+  a.find_reach(p, planned->program);
+  p.pattern = &planned->program;
+  p.plan = &planned->plan;
+  return planned;
+}
+
 int64_t unit_count(const cpu::AttentionParams& p) { return p.batch * p.query_heads * p.plan->tiles; }
 
 // Contiguous ranges of units of about equal cost (visited panels), at most one per thread.
@@ -44,7 +54,7 @@ std::tuple<Tensor, Tensor> attention_forward(Tensor query, Tensor key, Tensor va
                        relative_bias, slopes,    mask,  key_lengths, query_segments, key_segments, sinks,
                        seed,          dropout_p, scale, softcap,     query_offset};
   cpu::AttentionForwardParams p{};
-  a.prepare(p);
+  const auto planned = plan(a, p);
   Tensor out = make_tensor(query, {p.batch, p.query_heads, p.query_length, p.value_dim}, query.scalar_type(), false);
   Tensor lse = make_tensor(query, {p.batch, p.query_heads, p.query_length}, a.acc_type(), false);
   if (unit_count(p) > 0) {
@@ -56,9 +66,6 @@ std::tuple<Tensor, Tensor> attention_forward(Tensor query, Tensor key, Tensor va
   }
   return {out, lse};
 }
-
-// Order of `wanted` and of the gradients returned.
-enum Gradient { kQuery, kKey, kValue, kRelativeKey, kRelativeValue, kRelativeBias, kSlopes, kMask, kSinks, kGradients };
 
 class Backward {
  public:
@@ -98,7 +105,7 @@ class Backward {
   }
 
   // The gradient in the argument's own dtype and shape; an empty tensor when it is not wanted.
-  Tensor result(Gradient which, const OptionalTensor& argument) const {
+  Tensor result(AttentionGradient which, const OptionalTensor& argument) const {
     if (!wanted_[which] || !argument) return make_tensor(a_.query, {0}, a_.query.scalar_type(), false);
     const Tensor& gradient = gradients_[which];
     if (which <= kValue) return gradient;
@@ -122,7 +129,7 @@ class Backward {
     return std::any_of(ranges_.begin(), ranges_.end(), [&](const auto& r) { return r.end % per_head != 0; });
   }
 
-  TensorView output(Gradient which, const std::vector<int64_t>& shape, ScalarType type, const char* name) {
+  TensorView output(AttentionGradient which, const std::vector<int64_t>& shape, ScalarType type, const char* name) {
     if (!wanted_[which]) return {};
     const bool untouched = slots_ == 0;  // no query: keys get zeros
     gradients_[which] = make_tensor(a_.query, shape, type, untouched);
@@ -130,7 +137,7 @@ class Backward {
   }
 
   // Zeros (slots, *argument's shape).
-  void* per_slot(Gradient which, const OptionalTensor& argument) {
+  void* per_slot(AttentionGradient which, const OptionalTensor& argument) {
     if (!wanted_[which] || !argument) return nullptr;
     std::vector<int64_t> shape{std::max<int64_t>(slots_, 1)};
     for (int64_t n = 0; n < argument->dim(); ++n) shape.push_back(argument->size(n));
@@ -138,7 +145,7 @@ class Backward {
     return gradients_[which].data_ptr();
   }
 
-  void* partial(Gradient which, int64_t width) {
+  void* partial(AttentionGradient which, int64_t width) {
     if (!wanted_[which]) return nullptr;
     Tensor& tensor = which == kKey ? partial_key_ : partial_value_;
     tensor = make_tensor(a_.query, {slots_, 2, p_.key_length, width}, a_.acc_type(), false);
@@ -200,27 +207,15 @@ NineTensors attention_backward(OptionalTensor grad_out, OptionalTensor grad_lse,
   AttentionArguments a{query,         key,       value, pattern,     layout,         relative_key, relative_value,
                        relative_bias, slopes,    mask,  key_lengths, query_segments, key_segments, sinks,
                        seed,          dropout_p, scale, softcap,     query_offset};
-  if (wanted.size() != kGradients) {
-    throw std::invalid_argument("wanted has " + std::to_string(wanted.size()) + " entries, expected 9");
-  }
-  if (wanted[kMask] && (!mask || dtype_of(*mask, "mask") == DType::kBool)) {
-    throw std::invalid_argument("wanted asks for the gradient of a mask that is not floating");
-  }
+  check_attention_wanted(wanted, mask);
   cpu::AttentionMaskGradientParams p{};
-  a.prepare(p);
-  const std::vector<int64_t> out_shape{p.batch, p.query_heads, p.query_length, p.value_dim};
-  const std::vector<int64_t> lse_shape{p.batch, p.query_heads, p.query_length};
-  check_shape(out, "out", out_shape);
-  check_shape(lse, "lse", lse_shape);
+  const auto planned = plan(a, p);
+  check_attention_results(p, out, lse, grad_out, grad_lse);
   p.out = view_of(out, "out");
-  if (grad_out) {
-    check_shape(*grad_out, "grad_out", out_shape);
-    p.grad_out = view_of(*grad_out, "grad_out");
-  }
+  if (grad_out) p.grad_out = view_of(*grad_out, "grad_out");
   const Tensor lse_acc = as_type(lse, a.acc_type());
   p.lse = lse_acc.data_ptr();
   if (grad_lse) {
-    check_shape(*grad_lse, "grad_lse", lse_shape);
     grad_lse = as_type(*grad_lse, a.acc_type());
     p.grad_lse = grad_lse->data_ptr();
   }

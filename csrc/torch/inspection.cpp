@@ -3,7 +3,7 @@
 #include <mutex>
 
 #include "cpu/kernels.h"
-#include "torch/tensors.h"
+#include "torch/attention_arguments.h"
 
 namespace seo_kernels {
 namespace {
@@ -12,10 +12,8 @@ constexpr int64_t kPlanColumns = 6;  // head (-1: all), query begin, query end, 
 
 Tensor attention_plan(std::string pattern, OptionalTensor layout, int64_t heads, int64_t query_length,
                       int64_t key_length, int64_t query_offset) {
-  if (layout) layout = as_type(*layout, ScalarType::Bool);
-  const auto planned =
-      planned_pattern({pattern, heads, query_length, key_length, query_offset},
-                      layout ? static_cast<const uint8_t*>(layout->data_ptr()) : nullptr, layout ? layout->numel() : 0);
+  const auto planned = planned_pattern({pattern, heads, query_length, key_length, query_offset},
+                                       AttentionArguments::layout_reader(layout));
   const TilePlan& plan = planned->plan;
   const int64_t rows = static_cast<int64_t>(plan.runs.size());
   const std::vector<int64_t> shape{rows, kPlanColumns};

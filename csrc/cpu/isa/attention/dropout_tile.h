@@ -13,7 +13,7 @@ class DropoutTile {
   using Acc = typename E::Acc;
 
   DropoutTile(const AttentionParams& p, int64_t ld)
-      : seed_(p.seed),
+      : seed_(p.dropout ? static_cast<uint64_t>(*p.seed) : 0),
         threshold_(dropout_threshold(p.dropout_p)),
         kept_(static_cast<Acc>(1.0 / (1.0 - p.dropout_p))),
         ld_(ld),

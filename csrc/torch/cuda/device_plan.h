@@ -1,0 +1,13 @@
+// Plans of tiles in a device's memory: made once per pattern, size and device.
+#pragma once
+
+#include "cuda/attention.h"
+#include "torch/attention_arguments.h"
+
+namespace seo_kernels {
+
+// The plan of the arguments' pattern on the query's device. The first call with a pattern waits for its copy, and so
+// must come before any capture of a CUDA graph; plans that graphs use are kept for good.
+cuda::DevicePlan device_plan(const AttentionArguments& arguments, const AttentionProblem& problem, cuda::Stream stream);
+
+}  // namespace seo_kernels
