@@ -11,9 +11,10 @@ namespace {
 constexpr int64_t kPlanColumns = 6;  // head (-1: all), query begin, query end, key begin, key end, partial
 
 Tensor attention_plan(std::string pattern, OptionalTensor layout, int64_t heads, int64_t query_length,
-                      int64_t key_length, int64_t query_offset) {
-  const auto planned = planned_pattern({pattern, heads, query_length, key_length, query_offset},
-                                       AttentionArguments::layout_reader(layout));
+                      int64_t key_length, int64_t query_offset, int64_t tile_rows) {
+  PatternKey key{pattern, heads, query_length, key_length, query_offset};
+  if (tile_rows > 0) key.most_rows = key.row_step = tile_rows;
+  const auto planned = planned_pattern(key, AttentionArguments::layout_reader(layout));
   const TilePlan& plan = planned->plan;
   const int64_t rows = static_cast<int64_t>(plan.runs.size());
   const std::vector<int64_t> shape{rows, kPlanColumns};

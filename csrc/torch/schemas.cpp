@@ -63,8 +63,8 @@ STABLE_TORCH_LIBRARY(seo_kernels, m) {
       "linear_cross_entropy_backward(Tensor grad_losses, Tensor hidden, Tensor weight, Tensor target, Tensor? bias, "
       "int ignore_index, float label_smoothing, Tensor lse, bool[3] wanted) -> (Tensor, Tensor, Tensor)");
   m.def(
-      "attention_plan(str pattern, Tensor? layout, int heads, int query_length, int key_length, int query_offset) "
-      "-> Tensor");
+      "attention_plan(str pattern, Tensor? layout, int heads, int query_length, int key_length, int query_offset, "
+      "int tile_rows=0) -> Tensor");
   m.def("fma_peak(str kind, int milliseconds) -> float");
   m.def("cpu_capability() -> str");
 }

@@ -13,6 +13,7 @@ from seo_kernels import _library
 from seo_kernels.ops.arguments import AttentionArguments, normalise
 
 KEY_TILE = 64  # keys per tile: kPanel of csrc/params/tile_plan.h
+GPU_TILE_ROWS = 64  # queries per tile: kTile of csrc/cuda/attention.h
 CAPABILITY_VARIABLE = "SEO_KERNELS_CPU_CAPABILITY"
 BFLOAT16_INSTRUCTIONS = {"avx512_bf16": "vdpbf16ps", "amx_bf16": "tdpbf16ps on tile registers"}
 
@@ -98,6 +99,7 @@ def _tiles(arguments: AttentionArguments, pattern: str) -> tuple[int, int]:
         arguments.query.shape[2],
         arguments.key.shape[2],
         arguments.query_offset,
+        GPU_TILE_ROWS if arguments.query.device.type == "cuda" else 0,  # 0: those of the CPU
     )
     counts = [0, 0]  # not masked, masked
     for head, _query_begin, _query_end, key_begin, key_end, masked in plan.tolist():

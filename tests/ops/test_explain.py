@@ -48,6 +48,13 @@ def test_tiles_are_those_of_the_plan() -> None:
 
 
 @native
+def test_tiles_of_other_sizes() -> None:
+    """The GPU's tiles: as large as they may be, the last one smaller."""
+    plan = torch.ops.seo_kernels.attention_plan("dense", None, 1, 200, 300, 100, 64)
+    assert plan[:, 1:3].tolist() == [[0, 64], [64, 128], [128, 192], [192, 200]]
+
+
+@native
 def test_arithmetic_of_16_bits() -> None:
     for dtype in (torch.bfloat16, torch.float16):
         text = str(sk.explain(*operands(dtype=dtype)))
