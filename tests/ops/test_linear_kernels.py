@@ -160,6 +160,11 @@ def test_lora_linear(dtype: torch.dtype, size: tuple[int, int, int], rank: int, 
     assert all(torch.equal(*pair) for pair in zip(gradients, again, strict=True))
 
 
+def test_many_tokens() -> None:
+    """More than are summed in one go, on every device."""
+    test_lora_linear(torch.float32, (16700, 5, 33), 2, 0.3)
+
+
 def test_leading_dimensions_and_expanded_rows() -> None:
     x, w = torch.randn(7, 2, 5, 64).transpose(0, 2), torch.randn(33, 64)
     for view in (x, x[:1, :, :1].expand(4, 2, 3, 64), x[0, 0, 0]):
