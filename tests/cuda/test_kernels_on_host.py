@@ -32,6 +32,7 @@ OP_SUITE = {
         ["test_linear_cross_entropy.py"],
         # the largest problems take as long as all else and show nothing more
         "not (autocast or memory_beyond or number_of_threads or 193 or 1600)",
+    ),
     "linear": (
         ["test_linear.py", "test_lora_linear.py", "test_linear_kernels.py"],
         "not (compiled or contract or opcheck or autocast or meta or nested or randomness or samples "
