@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -38,7 +40,17 @@ OP_SUITE = {
         "not (compiled or contract or opcheck or autocast or meta or nested or randomness or samples "
         "or repeatable or instruction_set or 530 or 900 or 1700)",
     ),
+    "attention": (
+        ["test_attention_oracle.py", "test_attention_arguments.py", "test_attention_memory_layout.py"],
+        "not (instruction_set or compile or traces)",
+    ),
+    "attention gradients": (
+        ["test_attention_gradcheck.py"],
+        "first_order or several_tiles or gradients or hold_anything or nothing_to_do",
+    ),
 }
+ATTENTION_SHARE = "6"  # one of so many of attention's cases, of which there are hundreds
+AT_ONCE = 2  # families, each on a thread
 
 compiler = shutil.which("g++")
 needs_compiler = pytest.mark.skipif(compiler is None, reason="the kernels are compiled for the host by g++")
@@ -51,6 +63,32 @@ def _library_of_gcc(name: str) -> str:
     ).stdout.strip()
 
 
+@pytest.fixture(scope="module")
+def runs() -> Iterator[dict[str, Future[subprocess.CompletedProcess[str]]]]:
+    """The families under way, a few at a time."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield {family: pool.submit(_run, family) for family in OP_SUITE}
+
+
+def _run(family: str) -> subprocess.CompletedProcess[str]:
+    files, chosen = OP_SUITE[family]
+    # the sanitizer comes first in the process, and finds the throw of libstdc++ only where that is there too
+    environment = os.environ | {
+        "LD_PRELOAD": f"{_library_of_gcc('libasan.so')} {_library_of_gcc('libstdc++.so.6')}",
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "SEO_KERNELS_TEST_SHARE": ATTENTION_SHARE,
+        "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS / "cuda")]),
+    }
+    options = ("-q", "-x", "-p", "on_host", "-p", "no:cacheprovider", "-k", chosen)
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", *options, *(TESTS / "ops" / name for name in files)],
+        env=environment,
+        cwd=TESTS.parent,
+        capture_output=True,
+        text=True,
+    )
+
+
 @needs_compiler
 @pytest.mark.skipif(
     not (_library._FOLDER / "libseo_kernels_host.so").exists(),
@@ -58,22 +96,8 @@ def _library_of_gcc(name: str) -> str:
 )
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("family", OP_SUITE)
-def test_op_suite(family: str) -> None:
-    files, chosen = OP_SUITE[family]
-    # the sanitizer comes first in the process, and finds the throw of libstdc++ only where that is there too
-    environment = os.environ | {
-        "LD_PRELOAD": f"{_library_of_gcc('libasan.so')} {_library_of_gcc('libstdc++.so.6')}",
-        "ASAN_OPTIONS": "detect_leaks=0",
-        "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS / "cuda")]),
-    }
-    options = ("-q", "-x", "-p", "on_host", "-p", "no:cacheprovider", "-k", chosen)
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, *(TESTS / "ops" / name for name in files)],
-        env=environment,
-        cwd=TESTS.parent,
-        capture_output=True,
-        text=True,
-    )
+def test_op_suite(family: str, runs: dict[str, Future[subprocess.CompletedProcess[str]]]) -> None:
+    done = runs[family].result()
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     # torch says whose kernels are replaced
     assert "new kernel: registered at" in done.stderr
