@@ -12,40 +12,38 @@ struct AttentionForward {
   using Acc = AccOf<S>;
   struct Shared : AttentionShared<Acc> {
     Ends<Acc> ends;  // of the weights, for relative values
+    // Of rows: maxima in the log2 domain, before the panel at hand and after it by turns, and totals of weights. They
+    // are looked at once per panel, and registers are short.
+    SharedArray<Acc, 2 * kTile> maxima;
+    SharedArray<Acc, kTile> totals;
   };
   static constexpr int kThreads = kTileThreads;
   static constexpr int kBlocksAtOnce = blocks_for(sizeof(Sums<Acc, Width>));
   AttentionForwardParams p;
 
-  // What a thread has of its rows besides the sums of weighted values. Maxima are in the log2 domain.
-  struct Softmax {
-    Acc maximum[kRows], total[kRows];  // total: of the thread's own columns
-  };
-
   template <class Block>
   SK_DEVICE void operator()(Block& block) const {
+    Shared& shared = block.shared();
     TilePair pair(p);
     const int64_t head = block.index() / p.plan.tiles;
     // causal tiles are the longer the later they are: those begin
     pair.set_queries(head / p.query_heads, head % p.query_heads, p.plan.tiles - 1 - block.index() % p.plan.tiles);
-    PerThread<Softmax> softmax;
     PerThread<Sums<Acc, Width>> sums;
     block.for_threads([&](int thread) {
       sums[thread] = Sums<Acc, Width>{};
-      for (int r = 0; r < kRows; ++r) {
-        softmax[thread].maximum[r] = kHidden<Acc>;
-        softmax[thread].total[r] = Acc(0);
-      }
+      if (thread >= kTile) return;
+      shared.maxima[thread] = kHidden<Acc>;
+      shared.totals[thread] = Acc(0);
     });
-    if (p.relative_value) clear_ends(block, block.shared().ends);
-    pair.for_runs([&](const PanelRun run) {
-#pragma unroll 1
-      for (int panel = run.begin; panel < run.end; ++panel) {
-        if (pair.set_keys(panel, run.partial)) add_panel(block, pair, softmax, sums);
-      }
+    if (p.relative_value) clear_ends(block, shared.ends);
+    int maxima = 0;  // where those of the rows now lie
+    pair.for_panels(0, static_cast<int>(p.plan.panels), [&] {
+      add_panel(block, pair, maxima, sums);
+      maxima = kTile - maxima;
     });
-    if (p.relative_value) add_ends_weighted(block, sums, value_table(pair), block.shared().ends);
-    finish(block, pair, softmax, sums);
+    if (p.relative_value) add_ends_weighted(block, sums, value_table(pair), shared.ends);
+    block.sync();  // maxima and totals are complete
+    finish(block, pair, maxima, sums);
   }
 
  private:
@@ -54,13 +52,13 @@ struct AttentionForward {
   }
 
   template <class Block>
-  SK_DEVICE void add_panel(Block& block, const TilePair& pair, PerThread<Softmax>& softmax,
-                           PerThread<Sums<Acc, Width>>& sums) const {
+  SK_DEVICE void add_panel(Block& block, const TilePair& pair, int maxima, PerThread<Sums<Acc, Width>>& sums) const {
+    Shared& shared = block.shared();
     PerThread<MicroTile<Acc>> tile;  // products, scores in the log2 domain, weights
     pair.find_words(block);
     score_products<S>(block, p, pair, tile);
-    PerThread<RowValues<Acc>> best;
-    block.for_threads([&](int thread) { scores(pair, block.shared().words, thread, tile[thread], best[thread]); });
+    PerThread<RowValues<Acc>> best, sum;
+    block.for_threads([&](int thread) { scores(pair, shared.words, thread, tile[thread], best[thread]); });
     block.template combine<kAcross>(best, [](const RowValues<Acc>& a, const RowValues<Acc>& b) {
       RowValues<Acc> most;
 #pragma unroll
@@ -70,7 +68,23 @@ struct AttentionForward {
     block.sync();  // what was multiplied is read
     block.for_threads([&](int thread) {
       const Place place(thread);
-      const RowValues<Acc> factor = weigh(tile[thread], best[thread], softmax[thread]);
+      RowValues<Acc> factor;  // of what was summed before
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        const Acc before = shared.maxima[maxima + place.row + r], maximum = larger(before, best[thread].at[r]);
+        const Acc shift = maximum == kHidden<Acc> ? Acc(0) : maximum;
+        factor.at[r] = exp2_of(before - shift);
+        sum[thread].at[r] = Acc(0);
+#pragma unroll
+        for (int c = 0; c < kColumns; ++c) {
+          Acc& weight = tile[thread].at[r][c];
+          weight = exp2_of(weight - shift);
+          sum[thread].at[r] += weight;
+        }
+        if (place.column != 0) continue;
+        shared.maxima[kTile - maxima + place.row + r] = maximum;
+        shared.totals[place.row + r] = shared.totals[place.row + r] * factor.at[r];
+      }
       if (p.dropout) drop(pair.kept(place), tile[thread]);
 #pragma unroll
       for (int n = 0; n < Sums<Acc, Width>::kBlocks; ++n) {
@@ -80,14 +94,23 @@ struct AttentionForward {
           for (int c = 0; c < kColumns; ++c) sums[thread].at[n][r][c] *= factor.at[r];
         }
       }
-      put_matrix<true>(block.shared().memory, place, tile[thread]);
-      if (p.relative_value) scale_ends(block.shared().ends, place, factor);
+      put_matrix<true>(shared.memory, place, tile[thread]);
+      if (p.relative_value) scale_ends(shared.ends, place, factor);
+    });
+    add_across<Acc>(block, sum);
+    block.for_threads([&](int thread) {
+      const Place place(thread);
+      if (place.column != 0) return;
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        shared.totals[place.row + r] = shared.totals[place.row + r] + sum[thread].at[r];
+      }
     });
     add_weighted(block, sums, keys_of<S>(p.value, pair, p.value_dim));
     if (p.relative_value) {
       const HeadTable<Acc> table = value_table(pair);
       add_band_weighted(block, sums, table, pair.distance());
-      add_to_ends(block, block.shared().ends, table.reach, pair.distance());
+      add_to_ends(block, shared.ends, table.reach, pair.distance());
     }
   }
 
@@ -120,26 +143,6 @@ struct AttentionForward {
     }
   }
 
-  // Scores become weights relative to the running maxima; returns what earlier sums are to be multiplied by.
-  SK_DEVICE static RowValues<Acc> weigh(MicroTile<Acc>& tile, const RowValues<Acc>& best, Softmax& softmax) {
-    RowValues<Acc> factor;
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      const Acc maximum = larger(softmax.maximum[r], best.at[r]);
-      const Acc shift = maximum == kHidden<Acc> ? Acc(0) : maximum;
-      factor.at[r] = exp2_of(softmax.maximum[r] - shift);
-      softmax.maximum[r] = maximum;
-      Acc total = softmax.total[r] * factor.at[r];
-#pragma unroll
-      for (int c = 0; c < kColumns; ++c) {
-        tile.at[r][c] = exp2_of(tile.at[r][c] - shift);
-        total += tile.at[r][c];
-      }
-      softmax.total[r] = total;
-    }
-    return factor;
-  }
-
   SK_DEVICE void drop(PairBits kept, MicroTile<Acc>& weights) const {
     const Acc factor = static_cast<Acc>(1.0 / (1.0 - p.dropout_p));
 #pragma unroll
@@ -150,14 +153,8 @@ struct AttentionForward {
   }
 
   template <class Block>
-  SK_DEVICE void finish(Block& block, const TilePair& pair, PerThread<Softmax>& softmax,
-                        PerThread<Sums<Acc, Width>>& sums) const {
-    PerThread<RowValues<Acc>> totals;
-    block.for_threads([&](int thread) {
-#pragma unroll
-      for (int r = 0; r < kRows; ++r) totals[thread].at[r] = softmax[thread].total[r];
-    });
-    add_across<Acc>(block, totals);
+  SK_DEVICE void finish(Block& block, const TilePair& pair, int maxima, PerThread<Sums<Acc, Width>>& sums) const {
+    Shared& shared = block.shared();
     block.for_threads([&](int thread) {
       const Place place(thread);
       S* out = static_cast<S*>(p.out.data) + pair.batch() * p.out.stride[0] + pair.head() * p.out.stride[1];
@@ -165,7 +162,7 @@ struct AttentionForward {
       for (int r = 0; r < kRows; ++r) {
         const int row = place.row + r;
         if (row >= pair.rows()) break;
-        Acc maximum = softmax[thread].maximum[r], total = totals[thread].at[r], factor = 1;
+        Acc maximum = shared.maxima[maxima + row], total = shared.totals[row], factor = 1;
         if (p.sinks) add_sink(static_cast<const Acc*>(p.sinks)[pair.head()] * Acc(kLog2E), maximum, total, factor);
         if (place.column == 0) {
           static_cast<Acc*>(p.lse)[pair.row_index(row)] =

@@ -32,13 +32,8 @@ struct AttentionMaskGradient {
 #pragma unroll 1
         for (int64_t t = first(2, tile); t < last(2, tile, p.plan.tiles); ++t) {
           pair.set_queries(batch, head, t);
-          pair.for_runs([&](const PanelRun run) {
-            const int64_t begin = first(3, panel), end = last(3, panel, p.plan.panels);
-#pragma unroll 1
-            for (int64_t n = begin > run.begin ? begin : run.begin; n < run.end && n < end; ++n) {
-              if (pair.set_keys(n, run.partial)) add_pair(block, pair, sums);
-            }
-          });
+          pair.for_panels(static_cast<int>(first(3, panel)), static_cast<int>(last(3, panel, p.plan.panels)),
+                          [&] { add_pair(block, pair, sums); });
         }
       }
     }

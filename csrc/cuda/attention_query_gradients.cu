@@ -11,7 +11,6 @@ template <class S, int Width>
 struct AttentionQueryGradients {
   using Acc = AccOf<S>;
   static constexpr int kThreads = kTileThreads;
-  static constexpr int kBlocksAtOnce = blocks_for(sizeof(Sums<Acc, Width>));
   struct Shared : AttentionShared<Acc> {
     Ends<Acc> key_ends, value_ends, bias_ends;
     SharedArray<Acc, kThreads> totals;
@@ -58,12 +57,7 @@ struct AttentionQueryGradients {
     block.sync();  // ends of the tile before are read
     block.for_threads([&](int thread) { sums[thread] = Sums<Acc, Width>{}; });
     for (Ends<Acc>* ends : {&shared.key_ends, &shared.value_ends, &shared.bias_ends}) clear_ends(block, *ends);
-    pair.for_runs([&](const PanelRun run) {
-#pragma unroll 1
-      for (int panel = run.begin; panel < run.end; ++panel) {
-        if (pair.set_keys(panel, run.partial)) add_panel(block, pair, slot, sums, totals);
-      }
-    });
+    pair.for_panels(0, static_cast<int>(p.plan.panels), [&] { add_panel(block, pair, slot, sums, totals); });
     const Acc scale = static_cast<Acc>(p.scale);
     if (p.relative_key) {
       if (p.grad_query) add_ends_weighted(block, sums, key_table(pair), shared.key_ends);

@@ -19,7 +19,7 @@ constexpr int kRows = kTile * kAcross / kTileThreads;  // neighbouring rows of a
 static_assert(kAcross * kColumns == kTile);
 
 // Blocks that are to fit a multiprocessor at once, where a thread holds this many bytes of sums.
-constexpr int blocks_for(int bytes) { return bytes <= 128 ? 2 : 1; }
+constexpr int blocks_for(int bytes) { return bytes <= 64 ? 2 : 1; }
 
 // A thread's part of a 64 x 64 tile.
 template <class Acc>

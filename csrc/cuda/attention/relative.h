@@ -162,54 +162,53 @@ SK_DEVICE void add_ends_weighted(Block& block, PerThread<Sums<Acc, Width>>& to, 
 template <class Acc, class S, class Block>
 SK_DEVICE void add_table_gradient(Block& block, Acc* to, const HeadTable<Acc>& table, const RowRun<S>& run,
                                   int64_t distance, Acc factor) {
-  if (!table.tile_inside(distance)) return;
   auto& memory = block.shared().memory;
-  PerThread<MicroTile<Acc>> halves[2];  // of the 127 distances
+  PerThread<MicroTile<Acc>> sums;
+  // 64 of the 127 distances at a time, from `from` on, and 64 columns
 #pragma unroll 1
-  for (int first = 0; first < table.width; first += kTile) {
-    block.for_threads([&](int thread) { halves[0][thread] = halves[1][thread] = MicroTile<Acc>{}; });
+  for (int64_t from = distance - kTile + 1; from <= distance + 1; from += kTile) {
+    if (from >= table.reach || from + kTile <= 1 - table.reach) continue;
+    const int shift = static_cast<int>(from - distance);
 #pragma unroll 1
-    for (int begin = 0; begin < run.count; begin += kInner<Acc>) {
-      block.sync();
-      block.for_threads([&](int thread) {
-        stage_rows<kInner<Acc>>(memory, kMatrix, thread, run.rows, first, [&](int r) { return run.at(begin + r); });
-      });
-      block.sync();
-      block.for_threads([&](int thread) {
-        const Place place(thread);
+    for (int first = 0; first < table.width; first += kTile) {
+      block.for_threads([&](int thread) { sums[thread] = MicroTile<Acc>{}; });
 #pragma unroll 1
-        for (int x = begin; x < begin + kInner<Acc>; ++x) {
-          const Pack<Acc, 4> b = memory.template pack<4>(kMatrix + (x - begin) * kLd + place.column);
-#pragma unroll
-          for (int half = 0; half < 2; ++half) {
+      for (int begin = 0; begin < run.count; begin += kInner<Acc>) {
+        block.sync();
+        block.for_threads([&](int thread) {
+          stage_rows<kInner<Acc>>(memory, kMatrix, thread, run.rows, first, [&](int r) { return run.at(begin + r); });
+        });
+        block.sync();
+        block.for_threads([&](int thread) {
+          const Place place(thread);
+#pragma unroll 2
+          for (int x = begin; x < begin + kInner<Acc>; ++x) {
+            const Pack<Acc, 4> b = memory.template pack<4>(kMatrix + (x - begin) * kLd + place.column);
 #pragma unroll
             for (int r = 0; r < kRows; ++r) {
-              const int y = x + half * kTile + place.row + r - (kTile - 1);
+              const int y = x + shift + place.row + r;
               const Acc a = y >= 0 && y < kTile ? static_cast<Acc>(memory[y * kLd + x]) : Acc(0);
 #pragma unroll
-              for (int c = 0; c < kColumns; ++c) halves[half][thread].at[r][c] += a * b.at[c];
+              for (int c = 0; c < kColumns; ++c) sums[thread].at[r][c] += a * b.at[c];
             }
           }
-        }
-      });
-    }
-    block.for_threads([&](int thread) {
-      const Place place(thread);
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
+        });
+      }
+      block.for_threads([&](int thread) {
+        const Place place(thread);
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
-          const int64_t d = distance + half * kTile + place.row + r - (kTile - 1);
-          if (half * kTile + place.row + r >= 2 * kTile - 1 || !table.inside(d)) continue;
+          const int64_t d = from + place.row + r;
+          if (d >= distance + kTile || !table.inside(d)) continue;
           Acc* row = to + (d + table.reach) * table.width;
 #pragma unroll
           for (int c = 0; c < kColumns; ++c) {
             const int column = first + place.column + c;
-            if (column < table.width) row[column] += factor * halves[half][thread].at[r][c];
+            if (column < table.width) row[column] += factor * sums[thread].at[r][c];
           }
         }
-      }
-    });
+      });
+    }
   }
 }
 

@@ -30,6 +30,7 @@ struct HeadRows {
 template <int Rows, int Columns, class S, class RowAt, class Put>
 SK_DEVICE inline void fetch(int thread, const HeadRows<S>& from, int first, RowAt row_at, Put put) {
   constexpr int n = kChunk<S>, per_row = Columns / n, step = kTileThreads;
+  compute_anew_from(thread);
   if (from.chunks) {
 #pragma unroll
     for (int at = thread; at < Rows * per_row; at += step) {

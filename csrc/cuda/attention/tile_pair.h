@@ -20,8 +20,6 @@ class TilePair {
     batch_ = static_cast<int>(batch);
     head_ = static_cast<int>(head);
     tile_ = static_cast<int>(tile);
-    row_begin_ = static_cast<int>(tile * p_.plan.tile_rows);
-    rows_ = static_cast<int>(least(p_.plan.tile_rows, p_.query_length - row_begin_));
     key_count_ = static_cast<int>(p_.key_length);
     if (p_.key_lengths) {  // its values are the caller's: never followed out of bounds
       const int64_t length = p_.key_lengths[batch];
@@ -29,22 +27,28 @@ class TilePair {
     }
   }
 
-  // Calls f(run) for the runs of panels that the queries visit.
+  // Calls f() for each panel in [first, last) of which the queries may see keys, which are then set.
   template <class F>
-  SK_DEVICE void for_runs(F f) const {
+  SK_DEVICE void for_panels(int first, int last, F f) {
     const int64_t index = (p_.plan.per_head ? head_ * p_.plan.tiles : 0) + tile_;
+    // What the plan says is read anew for each panel: there are no registers to keep it in.
 #pragma unroll 1
-    for (int64_t n = p_.plan.offsets[index]; n < p_.plan.offsets[index + 1]; ++n) f(p_.plan.runs[n]);
+    for (int n = static_cast<int>(p_.plan.offsets[index]); n < static_cast<int>(p_.plan.offsets[index + 1]); ++n) {
+      const PanelRun& run = p_.plan.runs[n];
+#pragma unroll 1
+      for (int panel = run.begin > first ? run.begin : first; panel < run.end && panel < last; ++panel) {
+        if (set_keys(panel, run.partial)) f();
+      }
+    }
   }
 
   // Whether any of the queries can see any key of the panel. partial: the pattern hides some.
   SK_DEVICE bool set_keys(int64_t panel, bool partial) {
     compute_anew_from(batch_);
     compute_anew_from(head_);
-    compute_anew_from(row_begin_);
+    compute_anew_from(tile_);
     key_begin_ = static_cast<int>(panel) * kTile;
     if (key_begin_ >= key_count_) return false;
-    keys_ = key_count_ - key_begin_ < kTile ? key_count_ - key_begin_ : kTile;
     by_pattern_ = partial;
     by_segment_ = false;
     if (p_.key_segments) {
@@ -53,7 +57,6 @@ class TilePair {
       if (k.high < q.low || k.low > q.high) return false;
       by_segment_ = k.low != q.high || k.high != q.low;
     }
-    distance_ = int64_t{key_begin_} - row_begin_ - p_.query_offset;
     return true;
   }
 
@@ -63,9 +66,9 @@ class TilePair {
     if (!by_pattern_) return;
     block.sync();  // those of the panel before are read
     block.for_threads([&](int thread) {
-      if (thread >= rows_) return;
+      if (thread >= rows()) return;
       block.shared().words[thread] =
-          pattern_bits(*p_.plan.program, head_, row_begin_ + thread, key_begin_, p_.query_offset);
+          pattern_bits(*p_.plan.program, head_, row_begin() + thread, key_begin_, p_.query_offset);
     });
   }
 
@@ -73,8 +76,8 @@ class TilePair {
   template <class Words>
   SK_DEVICE PairBits visible(Words& words, const Place& place) const {
     const bool by_mask = p_.mask && p_.mask.dtype == DType::kBool;
-    if (!by_pattern_ && !by_segment_ && !by_mask && keys_ == kTile) return ~PairBits{0};
-    const int columns = keys_ - place.column;
+    if (!by_pattern_ && !by_segment_ && !by_mask && keys() == kTile) return ~PairBits{0};
+    const int columns = keys() - place.column;
     const PairBits present = columns >= kColumns ? 0xF : columns <= 0 ? 0 : (1u << columns) - 1;
     int64_t segments[kColumns];
     if (by_segment_) {
@@ -87,11 +90,11 @@ class TilePair {
 #pragma unroll 1
     for (int r = 0; r < kRows; ++r) {
       const int row = place.row + r;
-      if (row >= rows_) break;
+      if (row >= rows()) break;
       PairBits seen = present;
       if (by_pattern_) seen &= static_cast<PairBits>(static_cast<uint64_t>(words[row]) >> place.column);
       if (by_segment_) {
-        const int64_t segment = p_.query_segments[batch_ * p_.query_length + row_begin_ + row];
+        const int64_t segment = p_.query_segments[batch_ * p_.query_length + row_begin() + row];
 #pragma unroll
         for (int c = 0; c < kColumns; ++c) seen &= ~(PairBits{segments[c] != segment} << c);
       }
@@ -116,7 +119,7 @@ class TilePair {
     for (int n = 0; n < kRows / 4 * kColumns; ++n) {
       const int rows = n / kColumns * 4, c = n % kColumns;
       const PhiloxWords words = philox(PhiloxWords{{static_cast<uint32_t>(key_begin_ + place.column + c),
-                                                    static_cast<uint32_t>((row_begin_ + place.row + rows) / 4),
+                                                    static_cast<uint32_t>((row_begin() + place.row + rows) / 4),
                                                     static_cast<uint32_t>(head_), static_cast<uint32_t>(batch_)}},
                                        static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
 #pragma unroll
@@ -144,15 +147,15 @@ class TilePair {
   SK_DEVICE int64_t batch() const { return batch_; }
   SK_DEVICE int64_t head() const { return head_; }
   SK_DEVICE int64_t key_head() const { return head_ / p_.group(); }
-  SK_DEVICE int64_t row_begin() const { return row_begin_; }
-  SK_DEVICE int rows() const { return rows_; }
+  SK_DEVICE int64_t row_begin() const { return tile_ * p_.plan.tile_rows; }
+  SK_DEVICE int rows() const { return static_cast<int>(least(p_.plan.tile_rows, p_.query_length - row_begin())); }
   SK_DEVICE int64_t key_begin() const { return key_begin_; }
-  SK_DEVICE int keys() const { return keys_; }
+  SK_DEVICE int keys() const { return static_cast<int>(least(kTile, key_count_ - key_begin_)); }
   // Of the first key's position from the first query's.
-  SK_DEVICE int64_t distance() const { return distance_; }
+  SK_DEVICE int64_t distance() const { return key_begin_ - (row_begin() + p_.query_offset); }
   // Of a row in (B, Hq, Tq).
   SK_DEVICE int64_t row_index(int row) const {
-    return (batch_ * p_.query_heads + head_) * p_.query_length + row_begin_ + row;
+    return (batch_ * p_.query_heads + head_) * p_.query_length + row_begin() + row;
   }
 
  private:
@@ -160,12 +163,12 @@ class TilePair {
 
   SK_DEVICE int64_t mask_offset(int row, int column) const {
     const int64_t* stride = p_.mask.stride;
-    return batch_ * stride[0] + head_ * stride[1] + (row_begin_ + row) * stride[2] + (key_begin_ + column) * stride[3];
+    return batch_ * stride[0] + head_ * stride[1] + (row_begin() + row) * stride[2] + (key_begin_ + column) * stride[3];
   }
 
   const AttentionParams& p_;
-  int batch_ = 0, head_ = 0, tile_ = 0, row_begin_ = 0, rows_ = 0, key_count_ = 0, key_begin_ = 0, keys_ = 0;
-  int64_t distance_ = 0;
+  // What follows from these is computed where it is needed.
+  int batch_ = 0, head_ = 0, tile_ = 0, key_count_ = 0, key_begin_ = 0;
   bool by_pattern_ = false, by_segment_ = false;
 };
 

@@ -26,15 +26,14 @@ struct RowFacts {
   }
 };
 
-// Checks the arguments, and fills in the problem and its plan.
-void prepare(AttentionArguments& a, cuda::AttentionParams& p, cuda::Stream stream) {
+// Checks the arguments and fills in the problem. The query may be on any device until then.
+void prepare(AttentionArguments& a, cuda::AttentionParams& p) {
   a.prepare(p, checks_values());
   constexpr int64_t most = int64_t{1} << 30;  // kernels count in 32 bits
   if (p.batch > most || p.query_heads > most || p.query_length > most || p.key_length > most) {
     throw std::invalid_argument("query has shape " + shape_text(a.query) + " and key " + shape_text(a.key) +
                                 ", expected batch, heads and lengths of at most 2^30");
   }
-  p.plan = device_plan(a, p, stream);
 }
 
 std::tuple<Tensor, Tensor> attention_forward(Tensor query, Tensor key, Tensor value, std::string pattern,
@@ -47,9 +46,10 @@ std::tuple<Tensor, Tensor> attention_forward(Tensor query, Tensor key, Tensor va
   AttentionArguments a{query,         key,       value, pattern,     layout,         relative_key, relative_value,
                        relative_bias, slopes,    mask,  key_lengths, query_segments, key_segments, sinks,
                        seed,          dropout_p, scale, softcap,     query_offset};
-  const DeviceScope device(query);
   cuda::AttentionForwardParams p{};
-  prepare(a, p, device.stream);
+  prepare(a, p);
+  const DeviceScope device(query);
+  p.plan = device_plan(a, p, device.stream);
   Tensor out = new_tensor(query, {p.batch, p.query_heads, p.query_length, p.value_dim}, query.scalar_type());
   Tensor lse = new_tensor(query, {p.batch, p.query_heads, p.query_length}, a.acc_type());
   if (lse.numel() == 0) return {out, lse};
@@ -177,9 +177,10 @@ NineTensors attention_backward(OptionalTensor grad_out, OptionalTensor grad_lse,
                        relative_bias, slopes,    mask,  key_lengths, query_segments, key_segments, sinks,
                        seed,          dropout_p, scale, softcap,     query_offset};
   check_attention_wanted(wanted, mask);
-  const DeviceScope device(query);
   cuda::AttentionBackwardParams p{};
-  prepare(a, p, device.stream);
+  prepare(a, p);
+  const DeviceScope device(query);
+  p.plan = device_plan(a, p, device.stream);
   check_attention_results(p, out, lse, grad_out, grad_lse);
   p.out = view_of(out, "out");
   if (grad_out) p.grad_out = view_of(*grad_out, "grad_out");
