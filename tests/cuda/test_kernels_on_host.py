@@ -18,6 +18,11 @@ OP_SUITE = {
         ["test_activation.py"],
         "not (compiled or contract or third_order or repeatable or autocast)",
     ),
+    "linear": (
+        ["test_linear.py", "test_lora_linear.py", "test_linear_kernels.py"],
+        "not (compiled or contract or opcheck or autocast or meta or nested or randomness or samples "
+        "or repeatable or instruction_set or 257 or 530 or 900)",
+    ),
 }
 
 compiler = shutil.which("g++")

@@ -160,6 +160,19 @@ def test_lora_linear(dtype: torch.dtype, size: tuple[int, int, int], rank: int, 
     assert all(torch.equal(*pair) for pair in zip(gradients, again, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "size", "rank"),
+    [
+        (torch.float32, (16700, 5, 33), 2),
+        (torch.bfloat16, (70, 520, 264), 9),
+        (torch.float32, (70, 260, 132), 3),
+    ],
+)
+def test_past_one_tile(dtype: torch.dtype, size: tuple[int, int, int], rank: int) -> None:
+    """More tokens and columns than any device sums in one go."""
+    test_lora_linear(dtype, size, rank, 0.3)
+
+
 def test_leading_dimensions_and_expanded_rows() -> None:
     x, w = torch.randn(7, 2, 5, 64).transpose(0, 2), torch.randn(33, 64)
     for view in (x, x[:1, :, :1].expand(4, 2, 3, 64), x[0, 0, 0]):
