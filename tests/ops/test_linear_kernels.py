@@ -160,9 +160,17 @@ def test_lora_linear(dtype: torch.dtype, size: tuple[int, int, int], rank: int, 
     assert all(torch.equal(*pair) for pair in zip(gradients, again, strict=True))
 
 
-def test_many_tokens() -> None:
-    """More than are summed in one go, on every device."""
-    test_lora_linear(torch.float32, (16700, 5, 33), 2, 0.3)
+@pytest.mark.parametrize(
+    ("dtype", "size", "rank"),
+    [
+        (torch.float32, (16700, 5, 33), 2),
+        (torch.bfloat16, (70, 520, 264), 9),
+        (torch.float32, (70, 260, 132), 3),
+    ],
+)
+def test_past_one_tile(dtype: torch.dtype, size: tuple[int, int, int], rank: int) -> None:
+    """More tokens and columns than any device sums in one go."""
+    test_lora_linear(dtype, size, rank, 0.3)
 
 
 def test_leading_dimensions_and_expanded_rows() -> None:
