@@ -10,7 +10,6 @@ struct AttentionMaskGradient {
   using Acc = AccOf<S>;
   using Shared = AttentionShared<Acc>;
   static constexpr int kThreads = kTileThreads;
-  static constexpr int kBlocksAtOnce = blocks_for(sizeof(MicroTile<Acc>));
   AttentionBackwardParams p;
 
   // Tiles of queries, and panels of keys, that the mask tells apart.

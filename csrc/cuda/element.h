@@ -89,8 +89,13 @@ SK_DEVICE inline Chunk<S, N> load_chunk(const S* from) {
 template <int N, class S>
 SK_DEVICE inline void store_chunk(S* to, const Chunk<S, N>& chunk) {
 #if defined(__CUDACC__)
-  if constexpr (N > 1) {  // an assignment nvcc would split, member by member
-    __stwb(reinterpret_cast<uint4*>(to), bits_as<uint4>(chunk));
+  if constexpr (N > 1) {  // 16 bytes at a time: an assignment nvcc would split, member by member
+    struct Words {
+      uint4 of[sizeof(chunk) / 16];
+    };
+    const Words words = bits_as<Words>(chunk);
+#pragma unroll
+    for (size_t n = 0; n < sizeof(chunk) / 16; ++n) __stwb(reinterpret_cast<uint4*>(to) + n, words.of[n]);
     return;
   }
 #endif

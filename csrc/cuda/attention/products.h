@@ -43,12 +43,10 @@ struct HeadTable {
 
   SK_DEVICE const Acc* row(int64_t n) const { return data + n * width; }
   SK_DEVICE bool inside(int64_t distance) const { return distance > -reach && distance < reach; }
-  // A tile whose first row and first key are `distance` apart has distances in (-R, R), or on either side of them.
+  // Whether a tile whose first row and first key are `distance` apart has distances in (-R, R).
   SK_DEVICE bool tile_inside(int64_t distance) const {
     return distance - kTile + 1 < reach && distance + kTile > 1 - reach;
   }
-  SK_DEVICE bool tile_below(int64_t distance) const { return distance - kTile + 1 <= -reach; }
-  SK_DEVICE bool tile_above(int64_t distance) const { return distance + kTile - 1 >= reach; }
 };
 
 // to += left . right over all columns, (64 rows, 64 rows)
