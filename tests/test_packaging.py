@@ -126,7 +126,7 @@ def source_tree(tmp_path: Path) -> Path:
     """The project without anything that was built."""
     tree = tmp_path / "source"
     built = shutil.ignore_patterns("lib", "*.so", "__pycache__")
-    for folder in ("csrc", "seo_kernels"):
+    for folder in ("csrc", "python", "seo_kernels"):
         shutil.copytree(ROOT / folder, tree / folder, ignore=built)
     for name in ("setup.py", "pyproject.toml", "LICENSE", "README.md"):
         shutil.copy(ROOT / name, tree / name)

@@ -14,12 +14,7 @@ from torch import Tensor, nn
 
 from seo_kernels.nn.activation import activation_layer
 from seo_kernels.nn.attention_inputs import shape_text
-from seo_kernels.nn.layer_stack import LayerStack
-from seo_kernels.nn.pooling import pooling_layer
-from seo_kernels.nn.sequences import check_embeddings, padding_mask
-from seo_kernels.nn.sizes import check_choice, check_probability, check_size, check_sizes
-
-POOL_TYPES = {"max": "max", "avg": "mean"}
+from seo_kernels.nn.sizes import check_probability, check_size
 
 
 class Conv1DBlock(nn.Module):
@@ -159,68 +154,6 @@ class MultiKernelConv(nn.Module):
     def forward(self, x: Tensor, present: Tensor | None = None) -> Tensor:
         """(B, in_channels, L) -> (B, len(kernel_sizes) * out_channels, L)."""
         return torch.cat([block(x, present) for block in self.blocks], 1)
-
-
-class CNNFeatureExtractor(nn.Module):
-    """Layers of convolutions of several kernel sizes, then pooling over the whole sequence.
-
-    Args:
-        input_dim: width of the embeddings.
-        hidden_dims: channels per kernel size, layer by layer.
-        kernel_sizes: of each layer.
-        dropout, activation: as for ``Conv1DBlock``.
-        pool_type: "max" or "avg".
-
-    Attributes:
-        output_dim: len(kernel_sizes) * hidden_dims[-1], the width of the features.
-
-    Raises:
-        TypeError, ValueError: a size, probability or name that is none.
-
-    >>> extractor = CNNFeatureExtractor(6, hidden_dims=[4, 5], kernel_sizes=[3, 4])
-    >>> extractor(torch.randn(2, 9, 6)).shape
-    torch.Size([2, 10])
-    """
-
-    def __init__(
-        self,
-        input_dim: int,
-        hidden_dims: Sequence[int] = (128, 256, 512),
-        kernel_sizes: Sequence[int] = (3, 4, 5),
-        dropout: float = 0.1,
-        activation: str = "relu",
-        pool_type: str = "max",
-    ) -> None:
-        super().__init__()
-        self.input_dim = check_size("input_dim", input_dim)
-        kernel_sizes = check_sizes("kernel_sizes", kernel_sizes)
-        widths = check_sizes("hidden_dims", hidden_dims)
-        inputs = [input_dim, *(len(kernel_sizes) * width for width in widths)]
-        self.output_dim = inputs[-1]
-        self.layers = LayerStack(
-            MultiKernelConv(before, width, kernel_sizes, dropout, activation)
-            for before, width in zip(inputs[:-1], widths, strict=True)
-        )
-        self.pool = pooling_layer(
-            POOL_TYPES[check_choice("pool_type", pool_type, tuple(POOL_TYPES))], self.output_dim
-        )
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, S, input_dim) -> (B, output_dim).
-
-        Args:
-            mask: (B, S) of any dtype, 1 where there is something, 0 for padding.
-
-        Raises:
-            TypeError, ValueError: an argument that does not fit.
-        """
-        check_embeddings(x, self.input_dim, "input_dim")
-        present = None if mask is None else padding_mask(mask, list(x.shape[:2]))
-        return self.pool(self.features(x, present), present)
-
-    def features(self, x: Tensor, present: Tensor | None = None) -> Tensor:
-        """Before pooling: (B, S, input_dim), present bool (B, S) -> (B, S, output_dim)."""
-        return self.layers(x.transpose(1, 2), present).transpose(1, 2)
 
 
 class ResidualBlock(nn.Module):

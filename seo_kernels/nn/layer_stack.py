@@ -12,10 +12,10 @@ from torch.utils.checkpoint import checkpoint
 
 
 class LayerStack(nn.Module):
-    """``x = layer(x, mask)`` for each layer.
+    """``x = layer(x, mask)`` for each layer; ``layer(x)`` where there is no mask.
 
     Args:
-        layers: modules of (x, mask), mask a tensor or None.
+        layers: modules of (x, mask), or of x alone where no mask will come (and no TorchScript).
 
     Attributes:
         gradient_checkpointing: while training, keep the layers' inputs only and compute the rest again in
@@ -34,20 +34,21 @@ class LayerStack(nn.Module):
                 x = layer(x, mask)
             else:
                 again = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
-                x = checkpointed(layer, x, mask) if again else layer(x, mask)
+                inputs = (x,) if mask is None else (x, mask)
+                x = checkpointed(layer, *inputs) if again else layer(*inputs)
         return x
 
 
-def checkpointed(layer: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
-    """layer(x, mask), whose activations backward computes again; batch statistics count once."""
+def checkpointed(layer: nn.Module, *inputs: Tensor) -> Tensor:
+    """layer(*inputs), whose activations backward computes again; batch statistics count once."""
     norms = [module for module in layer.modules() if isinstance(module, _BatchNorm)]
     if not norms:
-        return checkpoint(layer, x, mask, use_reentrant=False)
+        return checkpoint(layer, *inputs, use_reentrant=False)
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _statistics_kept(norms)
 
-    return checkpoint(layer, x, mask, use_reentrant=False, context_fn=contexts)
+    return checkpoint(layer, *inputs, use_reentrant=False, context_fn=contexts)
 
 
 @contextmanager
