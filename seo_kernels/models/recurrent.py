@@ -51,7 +51,7 @@ class LSTMWithAttention(Model):
         check_size("num_layers", num_layers)
         between = check_probability("dropout", dropout) if num_layers > 1 else 0.0
         self.output_dim = hidden_size * (2 if bidirectional else 1)
-        self.lstm = nn.LSTM(
+        lstm = nn.LSTM(
             input_size,
             hidden_size,
             num_layers,
@@ -59,9 +59,8 @@ class LSTMWithAttention(Model):
             dropout=between,
             bidirectional=bidirectional,
         )
-        self.dropout = nn.Dropout(dropout)
-        self.attention = sequence_attention(attention_type, self.output_dim)
-        self.combine = Linear(2 * self.output_dim, self.output_dim, activation="tanh")
+        attention = sequence_attention(attention_type, self.output_dim)
+        self.layers = LayerStack([AttendedStates(lstm, attention, self.output_dim, dropout)])
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """(B, S, input_size) -> (B, S, output_dim), zeros beyond the lengths.
@@ -74,7 +73,22 @@ class LSTMWithAttention(Model):
         """
         check_embeddings(x, self.input_size, "input_size")
         present = None if lengths is None else present_by_lengths(lengths, x.size(0), x.size(1), x.device)
-        states = self.lstm(x)[0] if lengths is None else run_packed(self.lstm, x, lengths)
+        return self.layers(x, present)
+
+
+class AttendedStates(nn.Module):
+    """The states of an LSTM, each combined with what it attends to; zeros where nothing is present."""
+
+    def __init__(self, lstm: nn.LSTM, attention: nn.Module, width: int, dropout: float) -> None:
+        super().__init__()
+        self.lstm = lstm
+        self.dropout = nn.Dropout(dropout)
+        self.attention = attention
+        self.combine = Linear(2 * width, width, activation="tanh")
+
+    def forward(self, x: Tensor, present: Tensor | None = None) -> Tensor:
+        """(B, S, input_size), present bool (B, S), from the front -> (B, S, width)."""
+        states = self.lstm(x)[0] if present is None else run_packed(self.lstm, x, present.sum(1))
         states = self.dropout(states)
         context = self.attention(states, present)
         out = self.combine(torch.cat((context, states.to(context.dtype)), 2))

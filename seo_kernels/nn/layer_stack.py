@@ -53,12 +53,11 @@ def checkpointed(layer: nn.Module, *inputs: Tensor) -> Tensor:
 
 @contextmanager
 def _statistics_kept(norms: list[_BatchNorm]) -> Iterator[None]:
-    tracking = [norm.track_running_stats for norm in norms]
-    buffers = [(norm.running_mean, norm.running_var) for norm in norms]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats, norm.running_mean, norm.running_var = False, None, None
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm, tracked, (mean, variance) in zip(norms, tracking, buffers, strict=True):
-            norm.track_running_stats, norm.running_mean, norm.running_var = tracked, mean, variance
+        for norm, (momentum, batches) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, batches

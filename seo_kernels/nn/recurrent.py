@@ -16,10 +16,14 @@ def run_packed(rnn: nn.RNNBase, x: Tensor, lengths: Tensor) -> Tensor:
     Returns:
         (B, S, width).
     """
-    # torch packs no empty sequence: one position stands in, and is taken out again
-    packed = pack_padded_sequence(x, lengths.cpu().clamp(min=1), batch_first=True, enforce_sorted=False)
+    lengths = lengths.cpu()
+    empty: Tensor | None = None
+    if not bool(lengths.all()):  # torch packs no empty sequence: a zero stands in, and is taken out again
+        empty = (lengths == 0).to(x.device)[:, None, None]
+        x, lengths = x.masked_fill(empty, 0.0), lengths.clamp(min=1)
+    packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
     out, _ = pad_packed_sequence(rnn(packed)[0], batch_first=True, total_length=x.size(1))
-    return out.masked_fill((lengths == 0).to(out.device)[:, None, None], 0.0)
+    return out if empty is None else out.masked_fill(empty, 0.0)
 
 
 def left_aligned(x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
