@@ -198,6 +198,11 @@ assert sk.info()["native"] is False and "no C++ compiler" in sk.info()["reason"]
 (message,) = {str(w.message) for w in caught if "seo_kernels" in str(w.message)}
 assert len([w for w in caught if str(w.message) == message]) == 1
 assert "no C++ compiler" in message, message
+
+import custom_model_architectures as documented
+assert "site-packages" in documented.__file__, documented.__file__
+model = documented.CustomTransformer(50, d_model=16, n_layers=1, n_heads=2)
+assert model(torch.randint(50, (2, 9)), torch.ones(2, 9)).shape == (2, 9, 16)
 """
 
 

@@ -141,7 +141,7 @@ class TransformerCNN(Model):
         Raises:
             TypeError, ValueError: an argument that does not fit.
         """
-        check_tensor("x", x, "token ids (batch, length)")
+        check_tensor("x", x, "a tensor of token ids (batch, length)")
         present = None
         if mask is not None:
             mask = bool_mask(mask, x.size(0), x.size(1), x.size(1))

@@ -85,7 +85,7 @@ class MultiTaskModel(Model):
             TypeError, ValueError: an argument that does not fit, or a task that is not configured.
         """
         check_choice("task_name", task_name, tuple(self.task_types))
-        check_tensor("x", x, "token ids (batch, length)")
+        check_tensor("x", x, "a tensor of token ids (batch, length)")
         present = None
         if mask is not None:
             mask = bool_mask(mask, x.size(0), x.size(1), x.size(1))

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor, nn
 
 from seo_kernels.nn.layer_stack import LayerStack
 from seo_kernels.nn.positional_encoding import PositionalEncoding
-from seo_kernels.nn.sequences import bool_mask, check_embeddings, check_ids
+from seo_kernels.nn.sequences import bool_mask, check_embeddings, check_ids, check_tensor
 from seo_kernels.nn.sizes import check_size
 
 
@@ -52,6 +53,8 @@ class TokenEncoder(nn.Module):
             ValueError: a wrong shape, a sequence longer than max_len, an id that is out of the vocabulary, or
                 a mask with other values than 0 and 1.
         """
+        if not torch.jit.is_scripting():
+            check_tensor("x", x, "a tensor of token ids (batch, length)")
         if x.is_floating_point():
             check_embeddings(x, self.d_model, "d_model")
             hidden = x

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from seo_kernels import _library
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # for models this small a second one costs time
 every_model = pytest.mark.parametrize("name", list(SMALL))
 
 

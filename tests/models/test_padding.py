@@ -9,6 +9,7 @@ import torch
 from models.small_models import LENGTHS, MASK, PADDED, SMALL, VOCABULARY, ids
 from torch import Tensor
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # for models this small a second one costs time
 padded = pytest.mark.parametrize(("name", "which"), PADDED)
 
 
