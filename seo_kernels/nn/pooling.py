@@ -57,7 +57,6 @@ class AttentionPooling(nn.Module):
         else:
             hidden = present.logical_not()
             weights = scores.masked_fill(hidden, torch.finfo(scores.dtype).min).softmax(1)
-            weights = weights.masked_fill(hidden, 0.0)
             x = x.masked_fill(hidden[:, :, None], 0.0)
         return (weights[:, None] @ x.to(weights.dtype)).squeeze(1)
 
