@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pydoc_data.topics import topics
 
+import numpy
 import pytest
 import torch
 import torch.nn.functional as F
@@ -65,7 +66,7 @@ def glyphs() -> Tensor:
     for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ012345":
         picture = image.new("L", (16, 20))
         drawing.Draw(picture).text((4, 4), letter, fill=255)
-        pictures.append(torch.tensor(list(picture.getdata()), dtype=torch.float32).view(1, 20, 16) / 255)
+        pictures.append(torch.from_numpy(numpy.array(picture, dtype="float32"))[None] / 255)
     return torch.stack(pictures)
 
 
