@@ -42,7 +42,7 @@ bench: build
 lint: .venv/.installed
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
-	$(PY) -m mypy seo_kernels
+	$(PY) -m mypy seo_kernels python
 	.venv/bin/clang-format --dry-run -Werror $(CPP)
 
 format: .venv/.installed

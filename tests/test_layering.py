@@ -58,6 +58,8 @@ PYTHON_LAYERS: dict[str, set[str]] = {
     "__main__": {"cli"},
     "seo_kernels": {*OPS, "nn", "lora", "reference"},
 }
+# What the documented modules in python/ may import of the package.
+DOCUMENTED = {"training", "models", "diagnostics", "nn", "lora", "seo_kernels"}
 
 # Every folder of csrc, the folders that it may include, and the outside headers that it may not.
 TENSORS = ("torch/", "ATen/", "c10/", "Python.h", "pybind11/")
@@ -128,6 +130,18 @@ def python_violations(root: Path) -> list[str]:
             other = python_unit(target)
             if other != unit and other not in PYTHON_LAYERS[unit]:
                 found.append(f"{path.relative_to(root)}:{line}: {unit} imports {other}")
+    for path in sorted((root / "python").rglob("*.py")):
+        for line, target in imported_modules(path, path.stem, package):
+            if python_unit(target) not in DOCUMENTED:
+                found.append(f"{path.relative_to(root)}:{line}: python imports {python_unit(target)}")
+    documented = {path.stem for path in (root / "python").rglob("*.py")}
+    for path in sorted(package.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module or ""]
+            for name in documented & {name.split(".")[0] for name in names}:
+                found.append(f"{path.relative_to(root)}:{node.lineno}: seo_kernels imports {name}")
     return found
 
 
@@ -181,7 +195,7 @@ def plant(root: Path, files: dict[str, str]) -> None:
 PACKAGE = {
     f"seo_kernels/{name}": ""
     for name in ("__init__.py", "relative.py", "ops/attention.py", "nn/__init__.py", "nn/attention.py")
-}
+} | {"python/documented.py": "from seo_kernels.nn.attention import f"}
 HEADERS = {f"csrc/{name}": "" for name in ("semantics/pattern.h", "cpu/plan.h", "torch/checks.h")}
 
 
@@ -201,6 +215,10 @@ HEADERS = {f"csrc/{name}": "" for name in ("semantics/pattern.h", "cpu/plan.h", 
         ("seo_kernels/models/a.py", "from seo_kernels.training import x", "models imports training"),
         ("seo_kernels/nn/a.py", "from seo_kernels.demo import x", "nn imports demo"),
         ("seo_kernels/novelty/a.py", "", "novelty has no entry"),
+        ("python/a.py", "from seo_kernels.ops.attention import f", "python imports ops"),
+        ("python/a.py", "import seo_kernels.demo", "python imports demo"),
+        ("seo_kernels/models/a.py", "from documented import X", "seo_kernels imports documented"),
+        ("seo_kernels/nn/a.py", "import documented", "seo_kernels imports documented"),
         ("csrc/semantics/a.h", '#include "cpu/plan.h"', "semantics includes cpu/plan.h of cpu"),
         ("csrc/semantics/a.h", '#include "../torch/checks.h"', "of torch"),
         ("csrc/semantics/a.h", "#include <immintrin.h>", "semantics includes immintrin.h"),

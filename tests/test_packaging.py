@@ -126,7 +126,7 @@ def source_tree(tmp_path: Path) -> Path:
     """The project without anything that was built."""
     tree = tmp_path / "source"
     built = shutil.ignore_patterns("lib", "*.so", "__pycache__")
-    for folder in ("csrc", "seo_kernels"):
+    for folder in ("csrc", "python", "seo_kernels"):
         shutil.copytree(ROOT / folder, tree / folder, ignore=built)
     for name in ("setup.py", "pyproject.toml", "LICENSE", "README.md"):
         shutil.copy(ROOT / name, tree / name)
@@ -198,6 +198,11 @@ assert sk.info()["native"] is False and "no C++ compiler" in sk.info()["reason"]
 (message,) = {str(w.message) for w in caught if "seo_kernels" in str(w.message)}
 assert len([w for w in caught if str(w.message) == message]) == 1
 assert "no C++ compiler" in message, message
+
+import custom_model_architectures as documented
+assert "site-packages" in documented.__file__, documented.__file__
+model = documented.CustomTransformer(50, d_model=16, n_layers=1, n_heads=2)
+assert model(torch.randint(50, (2, 9)), torch.ones(2, 9)).shape == (2, 9, 16)
 """
 
 

@@ -5,12 +5,15 @@ Those that are torch's subclass its layers. ``inplace=True`` is refused: results
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from seo_kernels.nn.fast_path import no_op
 from seo_kernels.ops.activation import bias_act, gated_act
 from seo_kernels.ops.activation_arguments import NEGATIVE_SLOPE, normalise_bias_act
+from seo_kernels.ops.checks import activation_name
 
 
 def _refuse_inplace(inplace: bool) -> None:
@@ -198,3 +201,29 @@ class ReGLU(_GatedActivation):
 
     def __init__(self) -> None:
         super().__init__("relu")
+
+
+_BY_NAME: dict[str, Callable[[], nn.Module]] = {
+    "gelu": GELU,
+    "gelu_tanh": lambda: GELU("tanh"),
+    "relu": ReLU,
+    "silu": SiLU,
+    "leaky_relu": LeakyReLU,
+    "relu2": ReLUSquared,
+    "mish": Mish,
+    "tanh": Tanh,
+    "sigmoid": Sigmoid,
+}
+
+
+def activation_layer(activation: str) -> nn.Module:
+    """The layer of an activation that ``sk.bias_act`` knows by this name.
+
+    Raises:
+        TypeError: activation is no name.
+        ValueError: it is unknown.
+
+    >>> activation_layer("swish")
+    SiLU()
+    """
+    return _BY_NAME[activation_name(activation)]()
