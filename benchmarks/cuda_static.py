@@ -59,7 +59,6 @@ class Code:
     local_bytes: int
     wide_loads: int = 0
     wide_stores: int = 0
-    local_accesses: int = 0  # arrays that are indexed at run time, too
     spilled_bytes: int = 0
 
 
@@ -97,7 +96,6 @@ def read_library(library: Path) -> dict[Kernel, dict[str, Code]]:
         code = found[names[symbol]][arch]
         code.wide_loads += instruction.startswith("LDG") and ".128" in instruction
         code.wide_stores += instruction.startswith("STG") and ".128" in instruction
-        code.local_accesses += instruction.startswith(("LDL", "STL"))
     for arch, symbol, spilled in read_spills():
         if arch in found.get(names.get(symbol), {}):
             found[names[symbol]][arch].spilled_bytes = spilled
