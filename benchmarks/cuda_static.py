@@ -56,7 +56,6 @@ class Code:
     """One kernel for one architecture."""
 
     registers: int
-    local_bytes: int
     wide_loads: int = 0
     wide_stores: int = 0
     spilled_bytes: int = 0
@@ -123,8 +122,8 @@ def read_resources(library: Path) -> Iterator[tuple[str, str, Code]]:
             arch = match[1]
         elif match := re.search(r"Function (\S+):", line):
             symbol = match[1]
-        elif match := re.search(r"REG:(\d+) STACK:(\d+)", line):
-            yield arch, symbol, Code(int(match[1]), int(match[2]))
+        elif match := re.search(r"REG:(\d+)", line):
+            yield arch, symbol, Code(int(match[1]))
 
 
 def read_instructions(library: Path) -> Iterator[tuple[str, str, str]]:
