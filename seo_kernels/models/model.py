@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from torch import nn
 
@@ -23,7 +24,10 @@ class Model(nn.Module):
 
     Attributes:
         arguments: the keyword arguments that construct another one like it; those not given are left out.
+        config_type: of its argument ``config``, a dataclass; None where it has no such argument.
     """
+
+    config_type: ClassVar[type[Any] | None] = None
 
     if TYPE_CHECKING:  # TorchScript knows no such type
         arguments: dict[str, Any]
@@ -46,7 +50,10 @@ class Model(nn.Module):
             MissingExtraError: safetensors is not installed.
         """
         safetensors = _safetensors()
-        config = {"model": type(self).__name__, "arguments": self.arguments}
+        arguments = dict(self.arguments)
+        if self.config_type is not None:
+            arguments["config"] = asdict(arguments["config"])
+        config = {"model": type(self).__name__, "arguments": arguments}
         text = json.dumps(config, indent=2) + "\n"
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
@@ -80,6 +87,8 @@ class Model(nn.Module):
             raise ValueError(
                 f"{str(source)!r} holds a {saved}, expected a {cls.__name__}: type {saved}.from_pretrained"
             )
+        if cls.config_type is not None:
+            arguments["config"] = cls.config_type(**arguments["config"])
         model = cls(**arguments)
         try:
             model.load_state_dict(safetensors.load_file(source / TENSORS), assign=True)
