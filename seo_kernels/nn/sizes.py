@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from seo_kernels.ops.checks import kind
+from seo_kernels.ops.checks import check_finite, kind
 
 
 def check_size(name: str, value: int, least: int = 1) -> int:
@@ -39,3 +39,19 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
     if value not in choices:
         raise ValueError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
     return value
+
+
+def check_positive(name: str, value: float) -> float:
+    """The value, a finite number above 0."""
+    check_finite(name, value, "a number above 0")
+    if value <= 0.0:
+        raise ValueError(f"{name} is {value}, expected a number above 0")
+    return float(value)
+
+
+def check_not_negative(name: str, value: float) -> float:
+    """The value, a finite number of at least 0."""
+    check_finite(name, value, "a number >= 0")
+    if value < 0.0:
+        raise ValueError(f"{name} is {value}, expected a number >= 0")
+    return float(value)

@@ -1,0 +1,6 @@
+"""What trains the documented models: losses, optimizer and schedule, tokenizer, pipeline."""
+
+from seo_kernels.training.loss_functions import AdvancedLossFunctions
+from seo_kernels.training.optimizers import AdvancedOptimizers
+
+__all__ = ["AdvancedLossFunctions", "AdvancedOptimizers"]
