@@ -2,5 +2,6 @@
 
 from seo_kernels.training.loss_functions import AdvancedLossFunctions
 from seo_kernels.training.optimizers import AdvancedOptimizers
+from seo_kernels.training.tokenizer import AdvancedTokenizer
 
-__all__ = ["AdvancedLossFunctions", "AdvancedOptimizers"]
+__all__ = ["AdvancedLossFunctions", "AdvancedOptimizers", "AdvancedTokenizer"]
