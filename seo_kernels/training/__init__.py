@@ -2,6 +2,7 @@
 
 from seo_kernels.training.loss_functions import AdvancedLossFunctions
 from seo_kernels.training.optimizers import AdvancedOptimizers
+from seo_kernels.training.pipeline import AdvancedTrainingPipeline
 from seo_kernels.training.tokenizer import AdvancedTokenizer
 
-__all__ = ["AdvancedLossFunctions", "AdvancedOptimizers", "AdvancedTokenizer"]
+__all__ = ["AdvancedLossFunctions", "AdvancedOptimizers", "AdvancedTokenizer", "AdvancedTrainingPipeline"]

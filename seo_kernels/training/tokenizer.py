@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from seo_kernels.nn.sizes import check_choice, check_size
+from seo_kernels.nn.sizes import check_choice, check_flag, check_size
 from seo_kernels.ops.checks import kind
 from seo_kernels.training.token_coders import load_coder
 
@@ -50,12 +50,10 @@ class AdvancedTokenizer:
             raise TypeError(
                 f"model_name is {kind(model_name)}, expected a folder, a name on the hub or 'byte'"
             )
-        if not isinstance(truncation, bool):
-            raise TypeError(f"truncation is {kind(truncation)}, expected True or False")
         self.model_name = os.fspath(model_name)
         self.max_length = check_size("max_length", max_length)
         self.padding = check_choice("padding", padding, PADDINGS)
-        self.truncation = truncation
+        self.truncation = check_flag("truncation", truncation)
         self.coder = load_coder(self.model_name)
 
     @property
