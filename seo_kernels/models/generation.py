@@ -63,8 +63,18 @@ class Sampling:
                 probabilities, tokens = _head(probabilities, self.top_p)
             before = probabilities.cumsum(-1) - probabilities
             probabilities = probabilities.masked_fill(before >= self.top_p, 0.0)
-        drawn = probabilities.multinomial(1, generator=generator)
+        drawn = _draw(probabilities, generator)
         return (drawn if tokens is None else tokens.gather(1, drawn))[:, 0]
+
+
+def _draw(weights: Tensor, generator: torch.Generator | None) -> Tensor:
+    """A column (B, 1) of each row: where the running sum passes a random share of the whole.
+
+    One random number a row; ``torch.multinomial`` draws one for each column.
+    """
+    sums = weights.cumsum(-1, dtype=torch.float64)
+    share = torch.rand(len(sums), 1, dtype=sums.dtype, device=sums.device, generator=generator)
+    return torch.searchsorted(sums, share * sums[:, -1:], right=True)
 
 
 def _head(probabilities: Tensor, share: float) -> tuple[Tensor, Tensor]:
