@@ -1,6 +1,8 @@
 """Documented models of text and images, on the layers of ``seo_kernels.nn``."""
 
+from seo_kernels.models.advanced_attention import AdvancedMultiHeadAttention
 from seo_kernels.models.advanced_config import ModelConfig
+from seo_kernels.models.advanced_positions import AdvancedPositionalEncoding
 from seo_kernels.models.advanced_transformer import AdvancedTransformerModel
 from seo_kernels.models.convolutional import CNNFeatureExtractor, CustomCNNModel, DeepResidualCNN
 from seo_kernels.models.factory import MODEL_CONFIGS, ModelFactory
@@ -18,6 +20,8 @@ from seo_kernels.models.transformer import (
 
 __all__ = [
     "MODEL_CONFIGS",
+    "AdvancedMultiHeadAttention",
+    "AdvancedPositionalEncoding",
     "AdvancedTransformerModel",
     "CNNFeatureExtractor",
     "CNNLSTMHybrid",

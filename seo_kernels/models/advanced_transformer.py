@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seo_kernels.models.advanced_attention import AdvancedMultiHeadAttention
 from seo_kernels.models.advanced_config import ModelConfig
 from seo_kernels.models.model import Model
 from seo_kernels.nn.attention_inputs import shape_text
@@ -22,7 +23,6 @@ from seo_kernels.nn.sequences import bool_mask, check_embeddings, check_ids, pre
 from seo_kernels.nn.sizes import check_size
 from seo_kernels.nn.token_loss import TokenLoss
 from seo_kernels.nn.transformer_layer import TransformerLayer
-from seo_kernels.nn.typed_attention import TypedAttention
 from seo_kernels.ops.linear import linear
 
 
@@ -208,12 +208,14 @@ class AdvancedTransformerModel(Model):
 
 
 def _layer(config: ModelConfig, rotary: RotaryPositions | None) -> TransformerLayer:
-    attention = TypedAttention(
+    attention = AdvancedMultiHeadAttention(
         config.d_model,
         config.n_heads,
         config.dropout,
         config.attention,
         config.max_relative_position,
+        config.use_flash_attention,
+        config.use_xformers,
         causal=True,
         rotary=rotary,
     )

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from seo_kernels.nn.attention_packages import attention_by, chosen_package
 from seo_kernels.nn.attention_projection import merge_heads, split_heads
 from seo_kernels.nn.attention_scripted import scripted_attention
 from seo_kernels.nn.key_cache import LayerKeys
@@ -32,6 +33,7 @@ class TypedAttention(nn.Module):
         max_relative_position: see there; "standard" has no use for it.
         causal: a query sees no later key.
         rotary: turns queries and keys by their positions; layers may share it.
+        packages: what may take the place of ``sk.attention``, first choice first: "flash_attn", "xformers".
 
     The projections ``w_q``, ``w_k``, ``w_v`` and ``w_o`` are ``nn.Linear`` layers, called as modules.
 
@@ -54,6 +56,7 @@ class TypedAttention(nn.Module):
         *,
         causal: bool = False,
         rotary: RotaryPositions | None = None,
+        packages: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
         check_heads("d_model", d_model, "n_heads", num_heads)
@@ -71,7 +74,9 @@ class TypedAttention(nn.Module):
         self.relative: RelativePositionTables | None = None
         if attention_type == "relative":
             self.relative = RelativePositionTables(max_relative_position, d_model // num_heads, num_heads)
+        self.causal = causal
         self.rotary = rotary
+        self.packages = packages
         self._pattern = attention_pattern(attention_type, max_relative_position, causal)
         self._pattern_text, _ = self._pattern.encode()
 
@@ -147,6 +152,11 @@ class TypedAttention(nn.Module):
                 key.size(2) - query.size(2),
             )
         else:
+            if self.packages:
+                masked = visible is not None
+                package = chosen_package(self.packages, query, key, self.attention_type, masked)
+                if package is not None:
+                    return attention_by(package, query, key, value, self.causal, dropout_p)
             return attention(
                 query,
                 key,
