@@ -25,8 +25,8 @@ TEXT_BYTES = 500  # prompt and answer
 class LMSettings:
     """Sizes of the model, and how long it is trained on how much at a time."""
 
-    steps: int = 400
-    batch: int = 8
+    steps: int = 600
+    batch: int = 1
     length: int = 512
     width: int = 256
     layers: int = 4
