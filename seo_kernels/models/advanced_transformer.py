@@ -103,6 +103,11 @@ class AdvancedTransformerModel(Model):
                 vocabulary, or a mask with other values than 0 and 1.
         """
         check_ids(input_ids, self.embedding.num_embeddings, argument="input_ids")
+        batch, length = input_ids.size(0), input_ids.size(1)
+        if attention_mask is not None:
+            attention_mask = bool_mask(attention_mask, batch, length, length, "attention_mask")
+        if labels is not None and list(labels.shape) != [batch, length]:
+            raise ValueError(f"labels has shape {shape_text(labels)}, expected ({batch}, {length})")
         return self.forward_with_embeddings(self.embedding(input_ids), attention_mask, labels)
 
     def forward_with_embeddings(
@@ -227,14 +232,17 @@ def _behind_prompts(mask: Tensor, length: int) -> Tensor:
     prompts = length - mask.size(-1)
     if prompts <= 0 or mask.dim() < 2 or mask.dim() > 3:
         return mask
-    padding = [prompts, 0] if mask.dim() == 2 else [prompts, 0, prompts, 0]
-    return F.pad(mask, padding, value=1.0)
+    mask = F.pad(mask, [prompts, 0], value=1.0)
+    if mask.dim() == 3:  # prompts see prompts only: what lies behind them may be padding
+        mask = F.pad(mask, [0, 0, prompts, 0])
+        mask[:, :prompts, :prompts] = 1
+    return mask
 
 
 def _next_labels(labels: Tensor, present: Tensor | None, batch: int, length: int) -> Tensor:
     """What each position is to give, (B, length): the label of the next one, -100 where nothing is."""
     if labels.dim() != 2 or labels.size(0) != batch or labels.size(1) > length:
-        raise ValueError(f"labels has shape {shape_text(labels)}, expected (batch={batch}, length={length})")
+        raise ValueError(f"labels has shape {shape_text(labels)}, expected ({batch}, {length})")
     if labels.is_floating_point():
         raise TypeError(f"labels has dtype {labels.dtype}, expected int64: token ids, -100 to leave one out")
     # prompts have none, and after the last position there is no other

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from seo_kernels.nn.attention_inputs import shape_text
 from seo_kernels.nn.sizes import check_size
+from seo_kernels.ops.transforms import transformed
 
 
 class RotaryPositions(nn.Module):
@@ -59,12 +60,11 @@ class RotaryPositions(nn.Module):
         turns, scale = self.turns, self.angle_scale
         if scale is not None:
             angles = rotary_angles(start, end, self.dim, wide) * scale.to(wide.dtype)
-            turn = torch.complex(angles.cos(), angles.sin())
+            turn = torch.stack((angles.cos(), angles.sin()), -1)
         else:
             assert turns is not None
-            turn = torch.view_as_complex(turns[start:end].to(wide.dtype))
-        turned = torch.view_as_complex(_in_pairs(wide)) * turn  # one pass, where sines and cosines are six
-        return torch.view_as_real(turned).flatten(-2).to(x.dtype)
+            turn = turns[start:end].to(wide.dtype)
+        return _turned(wide, turn).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, max_len={self.max_len}, learnable={self.angle_scale is not None}"
@@ -78,6 +78,19 @@ def rotary_angles(start: int, end: int, dim: int, like: Tensor) -> Tensor:
     exponents = torch.arange(0, dim, 2, dtype=like.dtype, device=like.device) / -dim
     positions = torch.arange(start, end, dtype=like.dtype, device=like.device)
     return positions[:, None] * torch.pow(10000.0, exponents)
+
+
+def _turned(x: Tensor, turn: Tensor) -> Tensor:
+    """Pairs of x (..., length, dim) turned by the (length, dim / 2, 2) cosines and sines."""
+    by_entries = False  # where strides are unknown, and loops are fused
+    if not torch.jit.is_scripting():
+        by_entries = torch.compiler.is_compiling() or transformed()
+    if by_entries:
+        first, second = x.unflatten(-1, [-1, 2]).unbind(-1)
+        cos, sin = turn.unbind(-1)
+        return torch.stack((first * cos - second * sin, first * sin + second * cos), -1).flatten(-2)
+    turned = torch.view_as_complex(_in_pairs(x)) * torch.view_as_complex(turn)  # one pass over x
+    return torch.view_as_real(turned).flatten(-2)
 
 
 def _in_pairs(x: Tensor) -> Tensor:

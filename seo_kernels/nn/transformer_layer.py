@@ -34,7 +34,10 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d_model) -> the same."""
-        return self.down(self.dropout(self.up(x)))
+        hidden = self.up(x)
+        if self.training:  # a call less for each token that is decoded
+            hidden = self.dropout(hidden)
+        return self.down(hidden)
 
 
 class TransformerLayer(nn.Module):
@@ -79,7 +82,10 @@ class TransformerLayer(nn.Module):
         return self._added(x, self.attention.decode(self.attention_norm(x), start, keys))
 
     def _added(self, x: Tensor, attended: Tensor) -> Tensor:
-        attended = self.dropout(attended)
+        if self.training:
+            attended = self.dropout(attended)
         x = x + attended if self.residual else attended
-        transformed = self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        transformed = self.feed_forward(self.feed_forward_norm(x))
+        if self.training:
+            transformed = self.dropout(transformed)
         return x + transformed if self.residual else transformed

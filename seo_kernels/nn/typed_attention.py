@@ -99,8 +99,10 @@ class TypedAttention(nn.Module):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """Attention of (B, Tq, d_model) to (B, Tk, d_model), with a mask (B, Tk) or (B, Tq, Tk)."""
-        for x in (query, key, value):
-            check_embeddings(x, self.d_model, "d_model")
+        check_embeddings(query, self.d_model, "d_model")
+        if key is not query or value is not query:
+            check_embeddings(key, self.d_model, "d_model")
+            check_embeddings(value, self.d_model, "d_model")
         visible: Tensor | None = None
         if mask is not None:
             visible = spread_over_heads(bool_mask(mask, query.size(0), query.size(1), key.size(1)))
