@@ -203,6 +203,12 @@ import custom_model_architectures as documented
 assert "site-packages" in documented.__file__, documented.__file__
 model = documented.CustomTransformer(50, d_model=16, n_layers=1, n_heads=2)
 assert model(torch.randint(50, (2, 9)), torch.ones(2, 9)).shape == (2, 9, 16)
+
+import advanced_autograd_models as advanced
+assert "site-packages" in advanced.__file__, advanced.__file__
+config = advanced.ModelConfig(vocab_size=50, d_model=16, n_layers=1, n_heads=2, use_rope=True)
+ids = torch.randint(50, (2, 9))
+assert advanced.AdvancedTransformerModel(config)(ids, labels=ids)["loss"].isfinite()
 """
 
 

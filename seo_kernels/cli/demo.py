@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from seo_kernels.cli.console import progress_bar, report_console
+from seo_kernels.cli.demo_lm import demo_lm
 from seo_kernels.cli.demo_lora import demo_lora
 from seo_kernels.cli.errors import expect_one_of, usage_error
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 PROMPT_BYTES = 200
 SAMPLE_BYTES = 500
-PRECISIONS = ("auto", "float32", "bfloat16")
+TASKS = {"lm": demo_lm}
 STEPS = {"bfloat16": 600, "float32": 400}  # about two minutes on two cores
 
 
@@ -35,6 +37,9 @@ def demo(
     output: Annotated[Path, typer.Option(help="Folder for checkpoint, pictures and metrics.")] = Path(
         "demo_output"
     ),
+    task: Annotated[
+        str | None, typer.Option(help=f"{', '.join(TASKS)}: train documented models instead.")
+    ] = None,
     lora: Annotated[
         bool, typer.Option("--lora", help="Tune a GPT-2 by LoRA instead, beside the same run under PEFT.")
     ] = False,
@@ -43,7 +48,9 @@ def demo(
     ] = False,
     steps: Annotated[
         int | None,
-        typer.Option(help="Updates.", show_default="600; in float32 400; with --lora 80, twice"),
+        typer.Option(
+            help="Updates.", show_default="600; in float32 400; with --lora 80, twice; with --task its own"
+        ),
     ] = None,
     batch: Annotated[int, typer.Option(help="Sequences per update.", show_default="1; with --lora 8")] = 1,
     length: Annotated[
@@ -64,9 +71,16 @@ def demo(
 
     With --lora: pre-train a small GPT-2 on half of the text and tune it on the other, with this library and
     with PEFT; exit status 1 unless the held-out loss falls, and in the same way.
+
+    With --task lm: train the documented AdvancedTransformerModel, and let it write; exit status 1 unless it
+    beats unigram entropy. Each task has defaults of its own.
     """
+    if task is not None:
+        run = TASKS[expect_one_of("--task", task, TASKS)]
+        run(paths or [], output, _given(context, "task", ("restart", "lora")))
+        return
     if lora:
-        demo_lora(paths or [], output, _given(context))
+        demo_lora(paths or [], output, _given(context, "lora", ("restart", "window", "precision")))
         return
     from seo_kernels._extras import MissingExtraError
     from seo_kernels.demo.corpus import load_corpus
@@ -74,16 +88,15 @@ def demo(
     from seo_kernels.demo.model import ModelConfig
     from seo_kernels.demo.pictures import require_matplotlib
     from seo_kernels.demo.throughput import UnequalGradientsError
-    from seo_kernels.demo.train import TrainConfig, Trainer
+    from seo_kernels.demo.train import TrainConfig, Trainer, resolve_precision
 
     begun = time.perf_counter()
     if output.exists() and not output.is_dir():
         usage_error(f"--output is {str(output)!r}, which is a file, expected a folder")
-    expect_one_of("--precision", precision, PRECISIONS)
     try:
         require_matplotlib()
         model_config = ModelConfig(width, layers, heads, window)
-        precision = _resolve(precision)
+        precision = resolve_precision(precision)
         steps = STEPS[precision] if steps is None else steps
         train_config = TrainConfig(steps, batch, length, precision=precision, seed=seed)
         corpus = load_corpus(paths or [], least_bytes=20 * (length + 1))
@@ -126,26 +139,20 @@ def demo(
         raise typer.Exit(1)
 
 
-def _given(context: typer.Context) -> dict[str, Any]:
-    """The settings of ``--lora`` that the command line names; a usage error for those it does not have."""
+def _given(context: typer.Context, instead: str, meaningless: Sequence[str]) -> dict[str, Any]:
+    """The settings that the command line names beside the option ``instead``, which has its own defaults.
+
+    A usage error for those that mean nothing there.
+    """
     named = [
         name
         for name in context.params
         if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
     ]
-    for name in ("restart", "window", "precision"):
+    for name in meaningless:
         if name in named:
-            usage_error(f"--{name} is given with --lora, expected it without: there it has no meaning")
-    return {name: context.params[name] for name in named if name not in ("lora", "paths", "output")}
-
-
-def _resolve(precision: str) -> str:
-    if precision != "auto":
-        return precision
-    import seo_kernels as sk
-
-    capability = str(sk.info().get("cpu_capability"))
-    return "bfloat16" if capability.endswith("_bf16") else "float32"
+            usage_error(f"--{name} is given with --{instead}, expected it without: there it has no meaning")
+    return {name: context.params[name] for name in named if name not in (instead, "paths", "output")}
 
 
 def _train(trainer: "Trainer", checkpoint: Path) -> bool:

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
+from seo_kernels._library import info
 from seo_kernels.demo.corpus import Corpus
 from seo_kernels.demo.model import Attend, ByteModel, ModelConfig
 
+PRECISIONS = ("auto", "float32", "bfloat16")
 CHECKPOINT_EVERY = 100  # steps; and once more at the end or on Ctrl-C
 
 
@@ -36,6 +38,19 @@ class TrainConfig:
         for name in ("steps", "batch", "length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected a positive number")
+
+
+def resolve_precision(precision: str) -> str:
+    """The precision itself, and for "auto" bfloat16 where the CPU multiplies it.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
+    if precision != "auto":
+        return precision
+    return "bfloat16" if str(info().get("cpu_capability")).endswith("_bf16") else "float32"
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def adapted_output(
         if out is None and not input.is_nested:
             return _fused(input, weight, bias, lora_a, lora_b, scaling, dropout_p)
         before = base_output(input, weight, None) if out is None else out
-        update = _low_rank(F.dropout(input, dropout_p), lora_a, lora_b, scaling, bias)
+        update = low_rank(F.dropout(input, dropout_p), lora_a, lora_b, scaling, bias)
         return (before + update).to(before.dtype)  # TorchScript's autocast makes the sum wider
 
     scale = magnitude / weight_norm(weight, lora_a, lora_b, scaling).to(magnitude.dtype)  # (out,)
@@ -68,13 +68,13 @@ def adapted_output(
         before = base_output(input, weight, None) if out is None else out
         dropped = F.dropout(input, dropout_p)
         base = base_output(dropped, weight, None)
-        update = _low_rank(dropped, lora_a, lora_b, scaling, None)
+        update = low_rank(dropped, lora_a, lora_b, scaling, None)
         return (before + (_scaled(base + update, scale, bias) - base)).to(before.dtype)
     if out is None and not input.is_nested:
         before = _fused(input, weight, None, lora_a, lora_b, scaling, 0.0)
     else:
         before = base_output(input, weight, None) if out is None else out
-        before = (before + _low_rank(input, lora_a, lora_b, scaling, None)).to(before.dtype)
+        before = (before + low_rank(input, lora_a, lora_b, scaling, None)).to(before.dtype)
     return _scaled(before, scale, bias).to(before.dtype)
 
 
@@ -150,11 +150,12 @@ def _scripted_dtype(input: Tensor, weight: Tensor) -> torch.dtype:
     return F.linear(input.new_empty([0, 1]), weight.new_empty([0, 1])).dtype
 
 
-def _low_rank(input: Tensor, lora_a: Tensor, lora_b: Tensor, scaling: float, bias: Tensor | None) -> Tensor:
-    projected = F.linear(input, lora_a.to(input.dtype))  # (..., r)
+def low_rank(input: Tensor, lora_a: Tensor, lora_b: Tensor, scaling: float, bias: Tensor | None) -> Tensor:
+    """scaling * input A^T B^T + bias: (..., out)."""
+    projected = base_output(input, lora_a.to(input.dtype), None)  # (..., r)
     if bias is not None:
         bias = bias.to(projected.dtype)
-    return F.linear(projected, (scaling * lora_b).to(projected.dtype), bias)
+    return base_output(projected, (scaling * lora_b).to(projected.dtype), bias)
 
 
 def _scaled(out: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:

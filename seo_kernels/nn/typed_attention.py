@@ -3,13 +3,15 @@
 import torch
 from torch import Tensor, nn
 
+from seo_kernels.nn.attention_packages import attention_by, chosen_package
 from seo_kernels.nn.attention_projection import merge_heads, split_heads
 from seo_kernels.nn.attention_scripted import scripted_attention
+from seo_kernels.nn.key_cache import LayerKeys
 from seo_kernels.nn.linear import Linear
 from seo_kernels.nn.relative import RelativePositionTables
+from seo_kernels.nn.rotary import RotaryPositions
 from seo_kernels.nn.sequences import bool_mask, check_embeddings, spread_over_heads
-from seo_kernels.nn.sizes import check_choice, check_probability, check_size
-from seo_kernels.ops.arguments import MAX_DIM
+from seo_kernels.nn.sizes import check_choice, check_heads, check_probability, check_size
 from seo_kernels.ops.attention import attention
 from seo_kernels.patterns import Causal, Dense, Local, Pattern, Strided
 
@@ -30,6 +32,8 @@ class TypedAttention(nn.Module):
             Sparse Transformers", section 4.2).
         max_relative_position: see there; "standard" has no use for it.
         causal: a query sees no later key.
+        rotary: turns queries and keys by their positions; layers may share it.
+        packages: what may take the place of ``sk.attention``, first choice first: "flash_attn", "xformers".
 
     The projections ``w_q``, ``w_k``, ``w_v`` and ``w_o`` are ``nn.Linear`` layers, called as modules.
 
@@ -51,15 +55,13 @@ class TypedAttention(nn.Module):
         max_relative_position: int = 32,
         *,
         causal: bool = False,
+        rotary: RotaryPositions | None = None,
+        packages: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
-        self.d_model = check_size("d_model", d_model)
-        self.num_heads = check_size("n_heads", num_heads)
-        if d_model % num_heads != 0 or d_model // num_heads > MAX_DIM:
-            raise ValueError(
-                f"d_model is {d_model} for n_heads={num_heads}, expected a multiple of it, at most {MAX_DIM} "
-                "times as large"
-            )
+        check_heads("d_model", d_model, "n_heads", num_heads)
+        self.d_model = d_model
+        self.num_heads = num_heads
         self.dropout = check_probability("dropout", dropout)
         self.attention_type = check_choice("attention_type", attention_type, ATTENTION_TYPES)
         self.max_relative_position = check_size(
@@ -72,6 +74,9 @@ class TypedAttention(nn.Module):
         self.relative: RelativePositionTables | None = None
         if attention_type == "relative":
             self.relative = RelativePositionTables(max_relative_position, d_model // num_heads, num_heads)
+        self.causal = causal
+        self.rotary = rotary
+        self.packages = packages
         self._pattern = attention_pattern(attention_type, max_relative_position, causal)
         self._pattern_text, _ = self._pattern.encode()
 
@@ -94,15 +99,37 @@ class TypedAttention(nn.Module):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """Attention of (B, Tq, d_model) to (B, Tk, d_model), with a mask (B, Tk) or (B, Tq, Tk)."""
-        for x in (query, key, value):
-            check_embeddings(x, self.d_model, "d_model")
+        check_embeddings(query, self.d_model, "d_model")
+        if key is not query or value is not query:
+            check_embeddings(key, self.d_model, "d_model")
+            check_embeddings(value, self.d_model, "d_model")
         visible: Tensor | None = None
         if mask is not None:
             visible = spread_over_heads(bool_mask(mask, query.size(0), query.size(1), key.size(1)))
-        q = split_heads(self.w_q(query), 1, self.num_heads, True)[0]  # (B, H, Tq, D)
+        q, k, v = self._heads(query, key, value, key.size(1) - query.size(1), 0)
+        return self.w_o(merge_heads(self._fused(q, k, v, visible), True, True))
+
+    @torch.jit.unused
+    def decode(self, x: Tensor, start: int, keys: LayerKeys) -> Tensor:
+        """Attention of (B, T, d_model), the tokens from position ``start`` on, to them and all before.
+
+        Args:
+            keys: holds the keys and values of the tokens before; those of these come behind them.
+        """
+        query, key, value = self._heads(x, x, x, start, start)
+        key, value = keys.write(start, key, value)
+        return self.w_o(merge_heads(self._fused(query, key, value, None), True, True))
+
+    def _heads(
+        self, query: Tensor, key: Tensor, value: Tensor, query_start: int, key_start: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The projections, (B, H, T, D) each, turned by their positions where that is wanted."""
+        q = split_heads(self.w_q(query), 1, self.num_heads, True)[0]
         k = split_heads(self.w_k(key), 1, self.num_heads, True)[0]
         v = split_heads(self.w_v(value), 1, self.num_heads, True)[0]
-        return self.w_o(merge_heads(self._fused(q, k, v, visible), True, True))
+        if self.rotary is not None:
+            q, k = self.rotary(q, query_start), self.rotary(k, key_start)
+        return q, k, v
 
     def _fused(self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None) -> Tensor:
         dropout_p = self.dropout if self.training else 0.0
@@ -127,6 +154,11 @@ class TypedAttention(nn.Module):
                 key.size(2) - query.size(2),
             )
         else:
+            if self.packages:
+                masked = visible is not None
+                package = chosen_package(self.packages, query, key, self.attention_type, masked)
+                if package is not None:
+                    return attention_by(package, query, key, value, self.causal, dropout_p)
             return attention(
                 query,
                 key,

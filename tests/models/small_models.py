@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from seo_kernels.models import (
+    AdvancedTransformerModel,
     CNNFeatureExtractor,
     CNNLSTMHybrid,
     CustomCNNModel,
@@ -20,6 +21,7 @@ from seo_kernels.models import (
     HierarchicalAttentionNetwork,
     LSTMWithAttention,
     Model,
+    ModelConfig,
     MultiTaskModel,
     TransformerCNN,
 )
@@ -44,6 +46,13 @@ def embeddings() -> Tensor:
     return torch.randn(BATCH, LENGTH, WIDTH)
 
 
+class LanguageModel(AdvancedTransformerModel):
+    """The logits alone, one tensor."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Any:
+        return super().forward(input_ids, attention_mask)["logits"]
+
+
 @dataclass(frozen=True)
 class Small:
     make: Callable[..., Model]
@@ -55,6 +64,10 @@ class Small:
 
 def transformer(**options: Any) -> dict[str, Any]:
     return {"vocab_size": VOCABULARY, "d_model": WIDTH, "n_layers": 2, "n_heads": 2, "d_ff": 20, **options}
+
+
+def language_model(**options: Any) -> Model:
+    return LanguageModel(ModelConfig(**transformer(max_seq_len=12, max_relative_position=3, **options)))
 
 
 SMALL = {
@@ -123,6 +136,15 @@ SMALL = {
         lambda: (ids(),),
         (BATCH, LENGTH, VOCABULARY),
         (MASK,),
+    ),
+    "AdvancedTransformerModel": Small(
+        language_model, lambda: (ids(),), (BATCH, LENGTH, VOCABULARY), (MASK, PAIRS)
+    ),
+    "AdvancedTransformerModel, rope": Small(
+        lambda **o: language_model(use_rope=True, attention_type="sparse", activation="relu", **o),
+        lambda: (ids(),),
+        (BATCH, LENGTH, VOCABULARY),
+        (MASK.bool(),),
     ),
     "CustomCNNModel": Small(
         lambda **o: CustomCNNModel(3, 4, [5, 6], **o), lambda: (torch.randn(BATCH, 3, 11, 8),), (BATCH, 4)

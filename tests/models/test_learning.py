@@ -13,6 +13,7 @@ from models.small_models import TASKS, transformer
 from torch import Tensor, nn
 
 from seo_kernels.models import (
+    AdvancedTransformerModel,
     CNNFeatureExtractor,
     CNNLSTMHybrid,
     CustomCNNModel,
@@ -22,6 +23,7 @@ from seo_kernels.models import (
     DeepResidualCNN,
     HierarchicalAttentionNetwork,
     LSTMWithAttention,
+    ModelConfig,
     MultiTaskModel,
     TransformerCNN,
 )
@@ -114,6 +116,30 @@ def test_language_model() -> None:
         lr=1e-2,
         steps=80,
     )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"use_rope": True, "gradient_checkpointing": True},
+        {"attention_type": "local", "max_relative_position": 4, "position_encoding": "learnable"},
+        {"attention_type": "sparse", "max_relative_position": 4, "focal_loss_gamma": 2.0},
+    ],
+    ids=["relative", "rope", "local", "sparse"],
+)
+def test_advanced_language_model(options: dict[str, object]) -> None:
+    config = ModelConfig(
+        vocab_size=VOCABULARY,
+        d_model=WIDTH,
+        n_layers=1,
+        n_heads=2,
+        dropout=0.0,
+        label_smoothing=0.0,
+        **options,
+    )
+    model = AdvancedTransformerModel(config)
+    falls(model, lambda: model(IDS, MASK, labels=IDS)["loss"], lr=1e-2, steps=80)
 
 
 def test_transformer_with_convolutions() -> None:
