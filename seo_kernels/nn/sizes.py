@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from seo_kernels.ops.arguments import MAX_DIM
 from seo_kernels.ops.checks import kind
 
 
@@ -21,6 +22,24 @@ def check_sizes(name: str, values: Sequence[int]) -> list[int]:
     if not values:
         raise ValueError(f"{name} is empty, expected at least one int")
     return [check_size(f"{name}[{i}]", value) for i, value in enumerate(values)]
+
+
+def check_heads(width_name: str, width: int, heads_name: str, heads: int) -> None:
+    """Raise unless the width divides into so many heads, none of them wider than attention takes."""
+    check_size(width_name, width)
+    check_size(heads_name, heads)
+    if width % heads != 0 or width // heads > MAX_DIM:
+        raise ValueError(
+            f"{width_name} is {width} for {heads_name}={heads}, expected a multiple of it, at most {MAX_DIM} "
+            "times as large"
+        )
+
+
+def check_flag(name: str, value: bool) -> bool:
+    """The value, True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is {kind(value)}, expected True or False")
+    return value
 
 
 def check_probability(name: str, value: float) -> float:

@@ -8,8 +8,7 @@ from seo_kernels.nn.attention_scripted import scripted_attention
 from seo_kernels.nn.linear import Linear
 from seo_kernels.nn.relative import RelativePositionTables
 from seo_kernels.nn.sequences import bool_mask, check_embeddings, spread_over_heads
-from seo_kernels.nn.sizes import check_choice, check_probability, check_size
-from seo_kernels.ops.arguments import MAX_DIM
+from seo_kernels.nn.sizes import check_choice, check_heads, check_probability, check_size
 from seo_kernels.ops.attention import attention
 from seo_kernels.patterns import Causal, Dense, Local, Pattern, Strided
 
@@ -53,13 +52,9 @@ class TypedAttention(nn.Module):
         causal: bool = False,
     ) -> None:
         super().__init__()
-        self.d_model = check_size("d_model", d_model)
-        self.num_heads = check_size("n_heads", num_heads)
-        if d_model % num_heads != 0 or d_model // num_heads > MAX_DIM:
-            raise ValueError(
-                f"d_model is {d_model} for n_heads={num_heads}, expected a multiple of it, at most {MAX_DIM} "
-                "times as large"
-            )
+        check_heads("d_model", d_model, "n_heads", num_heads)
+        self.d_model = d_model
+        self.num_heads = num_heads
         self.dropout = check_probability("dropout", dropout)
         self.attention_type = check_choice("attention_type", attention_type, ATTENTION_TYPES)
         self.max_relative_position = check_size(
