@@ -203,6 +203,12 @@ import custom_model_architectures as documented
 assert "site-packages" in documented.__file__, documented.__file__
 model = documented.CustomTransformer(50, d_model=16, n_layers=1, n_heads=2)
 assert model(torch.randint(50, (2, 9)), torch.ones(2, 9)).shape == (2, 9, 16)
+
+import custom_models
+assert "site-packages" in custom_models.__file__, custom_models.__file__
+config = custom_models.CustomModelConfig(hidden_size=16, num_layers=1, num_heads=2, vocab_size=50)
+model = custom_models.create_custom_model(config)
+assert model(torch.randint(50, (2, 9)), torch.ones(2, 9)).shape == (2, 3)
 """
 
 

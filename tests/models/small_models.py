@@ -13,7 +13,10 @@ from seo_kernels.models import (
     CNNFeatureExtractor,
     CNNLSTMHybrid,
     CustomCNNModel,
+    CustomModelConfig,
+    CustomMultiTaskSEOModel,
     CustomRNNModel,
+    CustomSEOModel,
     CustomTransformer,
     CustomTransformerModel,
     DeepResidualCNN,
@@ -44,6 +47,13 @@ def embeddings() -> Tensor:
     return torch.randn(BATCH, LENGTH, WIDTH)
 
 
+class JoinedTasks(CustomMultiTaskSEOModel):
+    """The tasks' outputs side by side, one tensor."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Any:
+        return torch.cat(list(super().forward(input_ids, attention_mask).values()), 1)
+
+
 @dataclass(frozen=True)
 class Small:
     make: Callable[..., Model]
@@ -57,6 +67,30 @@ def transformer(**options: Any) -> dict[str, Any]:
     return {"vocab_size": VOCABULARY, "d_model": WIDTH, "n_layers": 2, "n_heads": 2, "d_ff": 20, **options}
 
 
+def seo_config(dropout: float = 0.1, **options: Any) -> CustomModelConfig:
+    sizes = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": WIDTH,
+        "num_layers": 2,
+        "num_heads": 2,
+        "max_length": 12,
+    }
+    return CustomModelConfig(dropout_rate=dropout, **{**sizes, **options})
+
+
+BARE = {"use_layer_norm": False, "use_residual_connections": False, "activation_function": "swish"}
+SEO_TASKS = {
+    "topic": {"num_classes": 5, "loss_type": "cross_entropy"},
+    "rare": {"num_classes": 4, "loss_type": "focal", "pooling_strategy": "max"},
+    "tags": {
+        "num_classes": 3,
+        "loss_type": "binary_cross_entropy",
+        "pooling_strategy": "cls",
+        "use_attention_pooling": True,
+    },
+    "relevance": {"num_classes": 1, "loss_type": "binary_cross_entropy", "pooling_strategy": "attention"},
+    "quality": {"num_classes": 1, "loss_type": "huber", "use_attention_pooling": False},
+}
 SMALL = {
     "CustomTransformer": Small(
         lambda **o: CustomTransformer(**transformer(max_relative_position=3, **o)),
@@ -111,6 +145,15 @@ SMALL = {
         (BATCH, 4),
         (SENTENCES,),
         SENTENCES,
+    ),
+    "CustomSEOModel": Small(
+        lambda **o: CustomSEOModel(seo_config(**o)), lambda: (ids(),), (BATCH, 3), (MASK, MASK.long(), PAIRS)
+    ),
+    "CustomMultiTaskSEOModel": Small(
+        lambda **o: JoinedTasks(seo_config(**BARE, **o), SEO_TASKS),
+        lambda: (ids(),),
+        (BATCH, 14),
+        (MASK, PAIRS),
     ),
     "DeepResidualCNN": Small(
         lambda **o: DeepResidualCNN(WIDTH, [4, 6], 3, num_residual_blocks=1, **o),
