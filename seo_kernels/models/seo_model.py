@@ -85,7 +85,8 @@ class SEOModel(Model):
 
     def _start(self) -> None:
         """Initialise all that the model is made of, and checkpoint it if that is configured."""
-        initialize(self, self.config.initialization_method)
+        # embeddings as large as the sinusoids that are added: else positions drown the words
+        initialize(self, self.config.initialization_method, embedding_std=1.0)
         if self.config.gradient_checkpointing:
             self.gradient_checkpointing_enable()
 

@@ -108,6 +108,7 @@ def test_what_the_fields_do() -> None:
     assert not any(m.gradient_checkpointing for m in plain.modules() if isinstance(m, LayerStack))
     bound = max(m.weight.abs().max() / (6 / sum(m.weight.shape)) ** 0.5 for m in linears(plain))
     assert 0.99 < bound <= 1  # Glorot's
+    assert 0.8 < plain.encoder.embedding.weight.std() < 1.2  # positions do not drown the words
 
     other = classifier(
         use_layer_norm=False,
