@@ -209,6 +209,12 @@ assert "site-packages" in advanced.__file__, advanced.__file__
 config = advanced.ModelConfig(vocab_size=50, d_model=16, n_layers=1, n_heads=2, use_rope=True)
 ids = torch.randint(50, (2, 9))
 assert advanced.AdvancedTransformerModel(config)(ids, labels=ids)["loss"].isfinite()
+
+import custom_models
+assert "site-packages" in custom_models.__file__, custom_models.__file__
+config = custom_models.CustomModelConfig(hidden_size=16, num_layers=1, num_heads=2, vocab_size=50)
+model = custom_models.create_custom_model(config)
+assert model(torch.randint(50, (2, 9)), torch.ones(2, 9)).shape == (2, 3)
 """
 
 

@@ -11,6 +11,9 @@ from seo_kernels.models.hybrid import CNNLSTMHybrid, TransformerCNN
 from seo_kernels.models.model import Model
 from seo_kernels.models.multi_task import MultiTaskModel
 from seo_kernels.models.recurrent import CustomRNNModel, LSTMWithAttention
+from seo_kernels.models.seo_classifier import CustomSEOModel, create_custom_model
+from seo_kernels.models.seo_config import CustomModelConfig
+from seo_kernels.models.seo_multi_task import CustomMultiTaskSEOModel, create_multi_task_model
 from seo_kernels.models.transformer import (
     CustomTransformer,
     CustomTransformerModel,
@@ -26,7 +29,10 @@ __all__ = [
     "CNNFeatureExtractor",
     "CNNLSTMHybrid",
     "CustomCNNModel",
+    "CustomModelConfig",
+    "CustomMultiTaskSEOModel",
     "CustomRNNModel",
+    "CustomSEOModel",
     "CustomTransformer",
     "CustomTransformerModel",
     "DeepResidualCNN",
@@ -39,4 +45,6 @@ __all__ = [
     "MultiTaskModel",
     "TransformerBlock",
     "TransformerCNN",
+    "create_custom_model",
+    "create_multi_task_model",
 ]

@@ -10,14 +10,14 @@ INITIALIZATIONS = ("xavier", "kaiming", "normal")
 EMBEDDING_STD = 0.02
 
 
-def initialize(model: nn.Module, method: str) -> None:
+def initialize(model: nn.Module, method: str, embedding_std: float = EMBEDDING_STD) -> None:
     """Set the weights of the linear, convolution, embedding and normalisation layers in model.
 
     Linear layers and convolutions by the method, with biases of zero: "xavier", uniform (Glorot & Bengio
     2010, "Understanding the difficulty of training deep feedforward neural networks", eq. 16); "kaiming",
     normal over the outputs (He et al. 2015, "Delving Deep into Rectifiers", eq. 14); "normal", with
-    a deviation of 0.02 (Radford et al. 2019). Embeddings are normal with that deviation, their row for
-    padding zero; normalisation layers start as the identity.
+    a deviation of 0.02 (Radford et al. 2019). Embeddings are normal with the deviation embedding_std, their
+    row for padding zero; normalisation layers start as the identity.
 
     Raises:
         TypeError, ValueError: no such method.
@@ -34,7 +34,7 @@ def initialize(model: nn.Module, method: str) -> None:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=EMBEDDING_STD)
+            nn.init.normal_(module.weight, std=embedding_std)
             if module.padding_idx is not None:
                 nn.init.zeros_(module.weight[module.padding_idx].detach())
         elif isinstance(module, (nn.LayerNorm, nn.BatchNorm1d, nn.BatchNorm2d)):

@@ -35,6 +35,24 @@ class MaxPooling(nn.Module):
         return largest.masked_fill(present.any(1, keepdim=True).logical_not(), 0.0)
 
 
+class FirstPooling(nn.Module):
+    """The vector of the first position that is present, where tokenizers put ``[CLS]``; zeros where none is.
+
+    Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding",
+    section 3.
+
+    >>> FirstPooling()(torch.tensor([[[1.0], [3.0]]]), torch.tensor([[False, True]]))
+    tensor([[3.]])
+    """
+
+    def forward(self, x: Tensor, present: Tensor | None = None) -> Tensor:
+        """(B, S, D), present bool (B, S) -> (B, D)."""
+        if present is None:
+            return x[:, 0]
+        first = present.int().argmax(1)[:, None, None].expand(-1, 1, x.size(2))
+        return x.gather(1, first).squeeze(1).masked_fill(present.any(1, keepdim=True).logical_not(), 0.0)
+
+
 class AttentionPooling(nn.Module):
     """sum_i a_i x_i with a = softmax(u . tanh(W x_i + b)); zeros where no position is present.
 
@@ -61,7 +79,7 @@ class AttentionPooling(nn.Module):
         return (weights[:, None] @ x.to(weights.dtype)).squeeze(1)
 
 
-POOLINGS = ("mean", "max", "attention")
+POOLINGS = ("mean", "max", "attention", "cls")
 
 
 def pooling_layer(pooling: str, width: int) -> nn.Module:
@@ -76,4 +94,4 @@ def pooling_layer(pooling: str, width: int) -> nn.Module:
     name = check_choice("pooling", pooling, POOLINGS)
     if name == "attention":
         return AttentionPooling(width)
-    return MeanPooling() if name == "mean" else MaxPooling()
+    return {"mean": MeanPooling, "max": MaxPooling, "cls": FirstPooling}[name]()

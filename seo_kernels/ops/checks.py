@@ -57,13 +57,13 @@ def check_dropout(dropout_p: float) -> None:
         raise ValueError(f"dropout_p is {dropout_p}, expected a number in [0, 1)")
 
 
-def activation_name(activation: str) -> str:
+def activation_name(activation: str, argument: str = "activation") -> str:
     """The name that kernels know the activation by."""
     name = _ALIASES.get(activation, activation) if isinstance(activation, str) else activation
     if name not in ACTIVATIONS:
         choices = ", ".join((*ACTIVATIONS, *_ALIASES))
         error = ValueError if isinstance(activation, str) else TypeError
-        raise error(f"activation is {kind(activation)}, expected one of {choices}")
+        raise error(f"{argument} is {kind(activation)}, expected one of {choices}")
     return name
 
 

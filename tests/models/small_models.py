@@ -14,7 +14,10 @@ from seo_kernels.models import (
     CNNFeatureExtractor,
     CNNLSTMHybrid,
     CustomCNNModel,
+    CustomModelConfig,
+    CustomMultiTaskSEOModel,
     CustomRNNModel,
+    CustomSEOModel,
     CustomTransformer,
     CustomTransformerModel,
     DeepResidualCNN,
@@ -53,6 +56,13 @@ class LanguageModel(AdvancedTransformerModel):
         return super().forward(input_ids, attention_mask)["logits"]
 
 
+class JoinedTasks(CustomMultiTaskSEOModel):
+    """The tasks' outputs side by side, one tensor."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Any:
+        return torch.cat(list(super().forward(input_ids, attention_mask).values()), 1)
+
+
 @dataclass(frozen=True)
 class Small:
     make: Callable[..., Model]
@@ -70,6 +80,30 @@ def language_model(**options: Any) -> Model:
     return LanguageModel(ModelConfig(**transformer(max_seq_len=12, max_relative_position=3, **options)))
 
 
+def seo_config(dropout: float = 0.1, **options: Any) -> CustomModelConfig:
+    sizes = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": WIDTH,
+        "num_layers": 2,
+        "num_heads": 2,
+        "max_length": 12,
+    }
+    return CustomModelConfig(dropout_rate=dropout, **{**sizes, **options})
+
+
+BARE = {"use_layer_norm": False, "use_residual_connections": False, "activation_function": "swish"}
+SEO_TASKS = {
+    "topic": {"num_classes": 5, "loss_type": "cross_entropy"},
+    "rare": {"num_classes": 4, "loss_type": "focal", "pooling_strategy": "max"},
+    "tags": {
+        "num_classes": 3,
+        "loss_type": "binary_cross_entropy",
+        "pooling_strategy": "cls",
+        "use_attention_pooling": True,
+    },
+    "relevance": {"num_classes": 1, "loss_type": "binary_cross_entropy", "pooling_strategy": "attention"},
+    "quality": {"num_classes": 1, "loss_type": "huber", "use_attention_pooling": False},
+}
 SMALL = {
     "CustomTransformer": Small(
         lambda **o: CustomTransformer(**transformer(max_relative_position=3, **o)),
@@ -124,6 +158,15 @@ SMALL = {
         (BATCH, 4),
         (SENTENCES,),
         SENTENCES,
+    ),
+    "CustomSEOModel": Small(
+        lambda **o: CustomSEOModel(seo_config(**o)), lambda: (ids(),), (BATCH, 3), (MASK, MASK.long(), PAIRS)
+    ),
+    "CustomMultiTaskSEOModel": Small(
+        lambda **o: JoinedTasks(seo_config(**BARE, **o), SEO_TASKS),
+        lambda: (ids(),),
+        (BATCH, 14),
+        (MASK, PAIRS),
     ),
     "DeepResidualCNN": Small(
         lambda **o: DeepResidualCNN(WIDTH, [4, 6], 3, num_residual_blocks=1, **o),

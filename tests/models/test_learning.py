@@ -17,7 +17,10 @@ from seo_kernels.models import (
     CNNFeatureExtractor,
     CNNLSTMHybrid,
     CustomCNNModel,
+    CustomModelConfig,
+    CustomMultiTaskSEOModel,
     CustomRNNModel,
+    CustomSEOModel,
     CustomTransformer,
     CustomTransformerModel,
     DeepResidualCNN,
@@ -27,6 +30,7 @@ from seo_kernels.models import (
     MultiTaskModel,
     TransformerCNN,
 )
+from seo_kernels.nn.pooling import POOLINGS
 
 SAMPLES, CLASSES, LENGTH, VOCABULARY, WIDTH = 32, 4, 24, 300, 32
 pytestmark = pytest.mark.usefixtures("one_thread")  # for models this small a second one costs time
@@ -166,6 +170,34 @@ def test_tasks_together() -> None:
         )
 
     falls(model, loss, lr=1e-2)
+
+
+SEO_SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": WIDTH,
+    "num_layers": 2,
+    "num_heads": 2,
+    "dropout_rate": 0.0,
+}
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_seo_classifier(pooling: str) -> None:
+    model = CustomSEOModel(CustomModelConfig(num_classes=CLASSES, pooling_strategy=pooling, **SEO_SIZES))
+    falls(model, lambda: model({"input_ids": IDS, "attention_mask": MASK, "labels": TOPICS}))
+
+
+def test_seo_tasks_together() -> None:
+    """The topic, whether the paragraph is one of the longer ones, and how long it is."""
+    tasks = {
+        "topic": {"num_classes": CLASSES, "loss_type": "cross_entropy", "use_attention_pooling": True},
+        "long": {"num_classes": 1, "loss_type": "binary_cross_entropy", "pooling_strategy": "attention"},
+        "length": {"num_classes": 1, "loss_type": "huber", "pooling_strategy": "max"},
+    }
+    model = CustomMultiTaskSEOModel(CustomModelConfig(**SEO_SIZES), tasks)
+    length = LENGTHS.float() / LENGTH
+    targets = {"topic": TOPICS, "long": length > length.median(), "length": length}
+    falls(model, lambda: model.compute_multi_task_loss(model(IDS, MASK), targets), steps=80)
 
 
 def test_hierarchical_attention() -> None:

@@ -38,6 +38,8 @@ def test_other_layers() -> None:
     initialize(nn.ModuleList([embedding, norm, convolution, batch_norm]), "kaiming")
     torch.testing.assert_close(embedding.weight.std().item(), 0.02, rtol=0.03, atol=0)
     assert embedding.weight[3].abs().max() == 0
+    initialize(embedding, "kaiming", embedding_std=1.0)
+    torch.testing.assert_close(embedding.weight.std().item(), 1.0, rtol=0.03, atol=0)
     torch.testing.assert_close(convolution.weight.std().item(), math.sqrt(2 / 150), rtol=0.05, atol=0)
     assert convolution.bias is not None
     assert convolution.bias.abs().max() == 0

@@ -148,13 +148,15 @@ def test_pooling(name: str) -> None:
                 torch.tanh(F.linear(chosen, layer.hidden.weight, layer.hidden.bias)) @ layer.context.weight[0]
             )
             expected = scores.softmax(0) @ chosen
+        elif name == "cls":
+            expected = chosen[0]
         else:
             expected = chosen.mean(0) if name == "mean" else chosen.amax(0)
         torch.testing.assert_close(out[row], expected)
     assert not out[2].any()
     torch.testing.assert_close(layer(x), layer(x, torch.ones(3, 5, dtype=torch.bool)))
     torch.testing.assert_close(out, layer(x.masked_fill(~PRESENT[:, :, None], float("nan")), PRESENT))
-    with pytest.raises(ValueError, match="pooling is 'sum', expected one of mean, max, attention"):
+    with pytest.raises(ValueError, match="pooling is 'sum', expected one of mean, max, attention, cls"):
         pooling_layer("sum", 4)
     assert isinstance(pooling_layer("attention", 4), AttentionPooling)
 

@@ -39,7 +39,9 @@ def test_every_documented_name() -> None:
     assert all(getattr(custom_model_architectures, name).__doc__ for name in DOCUMENTED)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if not path.stem.startswith("example_")], ids=lambda path: path.stem
+)
 def test_documented_modules_only_pass_names_on(path: Path) -> None:
     body = ast.parse(path.read_text()).body
     assert isinstance(body[0], ast.Expr)  # the docstring
