@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from seo_kernels.nn.attention_packages import attention_by, chosen_package
-from seo_kernels.nn.attention_projection import merge_heads, split_heads
+from seo_kernels.nn.attention_projection import merge_heads
 from seo_kernels.nn.attention_scripted import scripted_attention
 from seo_kernels.nn.key_cache import LayerKeys
 from seo_kernels.nn.linear import Linear
@@ -124,12 +124,15 @@ class TypedAttention(nn.Module):
         self, query: Tensor, key: Tensor, value: Tensor, query_start: int, key_start: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The projections, (B, H, T, D) each, turned by their positions where that is wanted."""
-        q = split_heads(self.w_q(query), 1, self.num_heads, True)[0]
-        k = split_heads(self.w_k(key), 1, self.num_heads, True)[0]
-        v = split_heads(self.w_v(value), 1, self.num_heads, True)[0]
+        q, k, v = self._split(self.w_q(query)), self._split(self.w_k(key)), self._split(self.w_v(value))
         if self.rotary is not None:
             q, k = self.rotary(q, query_start), self.rotary(k, key_start)
         return q, k, v
+
+    def _split(self, projected: Tensor) -> Tensor:
+        """(B, T, d_model) -> (B, H, T, D), a view whose gradient is one too."""
+        shape = [projected.size(0), projected.size(1), self.num_heads, self.d_model // self.num_heads]
+        return projected.view(shape).transpose(1, 2)
 
     def _fused(self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None) -> Tensor:
         dropout_p = self.dropout if self.training else 0.0
