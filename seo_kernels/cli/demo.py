@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from seo_kernels.cli.console import progress_bar, report_console
+from seo_kernels.cli.demo_classify import demo_classify
 from seo_kernels.cli.demo_lora import demo_lora
 from seo_kernels.cli.errors import expect_one_of, usage_error
 
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
 
 PROMPT_BYTES = 200
 SAMPLE_BYTES = 500
+DEFAULT_TASK = "bytes"
+# what each other task runs, and the options that it does not have
+TASKS: dict[str, tuple[Callable[[list[Path], Path, dict[str, Any]], None], tuple[str, ...]]] = {
+    "classify": (demo_classify, ("lora", "restart", "window", "precision")),
+}
 PRECISIONS = ("auto", "float32", "bfloat16")
 STEPS = {"bfloat16": 600, "float32": 400}  # about two minutes on two cores
 
@@ -29,12 +36,19 @@ def demo(
         list[Path] | None,
         typer.Argument(
             metavar="[TEXT]...",
-            help="Files or folders (.txt, .md, .html); by default CPython's language reference.",
+            help="Files or folders (.txt, .md, .html), for classify folders of pages, a folder a class; by "
+            "default CPython's language reference.",
         ),
     ] = None,
     output: Annotated[Path, typer.Option(help="Folder for checkpoint, pictures and metrics.")] = Path(
         "demo_output"
     ),
+    task: Annotated[
+        str,
+        typer.Option(
+            help=f"What is trained: {', '.join([DEFAULT_TASK, *TASKS])}; each has its own defaults."
+        ),
+    ] = DEFAULT_TASK,
     lora: Annotated[
         bool, typer.Option("--lora", help="Tune a GPT-2 by LoRA instead, beside the same run under PEFT.")
     ] = False,
@@ -64,9 +78,16 @@ def demo(
 
     With --lora: pre-train a small GPT-2 on half of the text and tune it on the other, with this library and
     with PEFT; exit status 1 unless the held-out loss falls, and in the same way.
+
+    With --task classify: train the documented classifiers on labelled texts, beside TF-IDF; exit status 1
+    unless they beat the most frequent class by 20 points.
     """
+    if expect_one_of("--task", task, [DEFAULT_TASK, *TASKS]) != DEFAULT_TASK:
+        run, meaningless = TASKS[task]
+        run(paths or [], output, _given(context, f"--task {task}", meaningless))
+        return
     if lora:
-        demo_lora(paths or [], output, _given(context))
+        demo_lora(paths or [], output, _given(context, "--lora", ("restart", "window", "precision")))
         return
     from seo_kernels._extras import MissingExtraError
     from seo_kernels.demo.corpus import load_corpus
@@ -126,17 +147,20 @@ def demo(
         raise typer.Exit(1)
 
 
-def _given(context: typer.Context) -> dict[str, Any]:
-    """The settings of ``--lora`` that the command line names; a usage error for those it does not have."""
+def _given(context: typer.Context, instead: str, meaningless: Sequence[str]) -> dict[str, Any]:
+    """The settings that the command line names beside the option ``instead``, which has its own defaults.
+
+    A usage error for those that mean nothing there.
+    """
     named = [
         name
         for name in context.params
         if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
     ]
-    for name in ("restart", "window", "precision"):
+    for name in meaningless:
         if name in named:
-            usage_error(f"--{name} is given with --lora, expected it without: there it has no meaning")
-    return {name: context.params[name] for name in named if name not in ("lora", "paths", "output")}
+            usage_error(f"--{name} is given with {instead}, expected it without: there it has no meaning")
+    return {name: context.params[name] for name in named if name not in ("task", "lora", "paths", "output")}
 
 
 def _resolve(precision: str) -> str:
