@@ -74,7 +74,7 @@ build: .venv/.installed
 # compiled first, where its messages are seen; pip then finds everything built
 .venv/.installed: .venv/.requirements pyproject.toml setup.py
 	$(PY) setup.py --quiet build_ext --inplace
-	$(PIP) --no-build-isolation --editable '.[dev,plots,html]'
+	$(PIP) --no-build-isolation --editable '.[dev,plots,html,classify]'
 	touch $@
 
 clean:

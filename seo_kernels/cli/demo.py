@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from seo_kernels.cli.console import progress_bar, report_console
+from seo_kernels.cli.demo_classify import demo_classify
 from seo_kernels.cli.demo_lm import demo_lm
 from seo_kernels.cli.demo_lora import demo_lora
 from seo_kernels.cli.errors import expect_one_of, usage_error
@@ -21,7 +22,12 @@ if TYPE_CHECKING:
 
 PROMPT_BYTES = 200
 SAMPLE_BYTES = 500
-TASKS = {"lm": demo_lm}
+DEFAULT_TASK = "bytes"
+# what each other task runs, and the options that it does not have
+TASKS: dict[str, tuple[Callable[[list[Path], Path, dict[str, Any]], None], tuple[str, ...]]] = {
+    "classify": (demo_classify, ("lora", "restart", "window", "precision")),
+    "lm": (demo_lm, ("lora", "restart")),
+}
 STEPS = {"bfloat16": 600, "float32": 400}  # about two minutes on two cores
 
 
@@ -31,15 +37,19 @@ def demo(
         list[Path] | None,
         typer.Argument(
             metavar="[TEXT]...",
-            help="Files or folders (.txt, .md, .html); by default CPython's language reference.",
+            help="Files or folders (.txt, .md, .html), for classify folders of pages, a folder a class; by "
+            "default CPython's language reference.",
         ),
     ] = None,
     output: Annotated[Path, typer.Option(help="Folder for checkpoint, pictures and metrics.")] = Path(
         "demo_output"
     ),
     task: Annotated[
-        str | None, typer.Option(help=f"{', '.join(TASKS)}: train documented models instead.")
-    ] = None,
+        str,
+        typer.Option(
+            help=f"What is trained: {', '.join([DEFAULT_TASK, *TASKS])}; each has its own defaults."
+        ),
+    ] = DEFAULT_TASK,
     lora: Annotated[
         bool, typer.Option("--lora", help="Tune a GPT-2 by LoRA instead, beside the same run under PEFT.")
     ] = False,
@@ -73,14 +83,17 @@ def demo(
     with PEFT; exit status 1 unless the held-out loss falls, and in the same way.
 
     With --task lm: train the documented AdvancedTransformerModel, and let it write; exit status 1 unless it
-    beats unigram entropy. Each task has defaults of its own.
+    beats unigram entropy.
+
+    With --task classify: train the documented classifiers on labelled texts, beside TF-IDF; exit status 1
+    unless they beat the most frequent class by 20 points.
     """
-    if task is not None:
-        run = TASKS[expect_one_of("--task", task, TASKS)]
-        run(paths or [], output, _given(context, "task", ("restart", "lora")))
+    if expect_one_of("--task", task, [DEFAULT_TASK, *TASKS]) != DEFAULT_TASK:
+        run, meaningless = TASKS[task]
+        run(paths or [], output, _given(context, f"--task {task}", meaningless))
         return
     if lora:
-        demo_lora(paths or [], output, _given(context, "lora", ("restart", "window", "precision")))
+        demo_lora(paths or [], output, _given(context, "--lora", ("restart", "window", "precision")))
         return
     from seo_kernels._extras import MissingExtraError
     from seo_kernels.demo.corpus import load_corpus
@@ -151,8 +164,8 @@ def _given(context: typer.Context, instead: str, meaningless: Sequence[str]) -> 
     ]
     for name in meaningless:
         if name in named:
-            usage_error(f"--{name} is given with --{instead}, expected it without: there it has no meaning")
-    return {name: context.params[name] for name in named if name not in (instead, "paths", "output")}
+            usage_error(f"--{name} is given with {instead}, expected it without: there it has no meaning")
+    return {name: context.params[name] for name in named if name not in ("task", "lora", "paths", "output")}
 
 
 def _train(trainer: "Trainer", checkpoint: Path) -> bool:

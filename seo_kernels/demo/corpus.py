@@ -37,7 +37,8 @@ def load_corpus(paths: Sequence[Path], least_bytes: int) -> Corpus:
         ValueError: a file of another kind, a folder without text, or fewer than ``least_bytes`` bytes.
         MissingExtraError: .html without the extra that reads it.
     """
-    texts = [_read(file) for path in paths for file in _files(path)] if paths else _language_reference()
+    files = [file for path in paths for file in text_files(path)]
+    texts = [read_text(file) for file in files] if paths else _language_reference()
     text = _drop_repeated_paragraphs(texts).encode()
     if len(text) < least_bytes:
         raise ValueError(
@@ -57,7 +58,13 @@ def _language_reference() -> list[str]:
     return [topics[name] for name in sorted(topics)]
 
 
-def _files(path: Path) -> list[Path]:
+def text_files(path: Path) -> list[Path]:
+    """The readable files of a folder, in order, or the one file that path names.
+
+    Raises:
+        FileNotFoundError: a path that does not exist.
+        ValueError: a file of another kind, or a folder without text.
+    """
     expected = f"expected a folder or a file that ends in {', '.join(READABLE)}"
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in READABLE and file.is_file())
@@ -73,7 +80,12 @@ def _files(path: Path) -> list[Path]:
     return [path]
 
 
-def _read(file: Path) -> str:
+def read_text(file: Path) -> str:
+    """What a file says; of a page, without tags and scripts.
+
+    Raises:
+        MissingExtraError: .html without the extra that reads it.
+    """
     text = file.read_text(encoding="utf-8", errors="replace")
     if file.suffix.lower() not in HTML:
         return text

@@ -1,4 +1,4 @@
-"""The two pictures of the demo: the loss curve, and where the trained heads look."""
+"""The pictures of the demo: the loss curve, where trained heads look, what classes are mistaken for."""
 
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,26 @@ def draw_loss(path: Path, history: list[float], held_out: float, unigram: float,
     axes.plot([len(history)], [held_out], "o", color="tab:red", label=f"held-out text {held_out:.2f}")
     axes.set(xlabel="step", ylabel="bits per byte", ylim=(0, max(unigram, zlib, held_out) * 1.15))
     axes.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def draw_confusion(path: Path, classes: list[str], labels: list[int], predicted: list[int]) -> None:
+    """How often each class (row) was taken for each (column): counts, shaded by their share of the row."""
+    plt = require_matplotlib()
+    size = len(classes)
+    pairs = torch.tensor(labels) * size + torch.tensor(predicted)
+    counts = pairs.bincount(minlength=size * size).view(size, size)
+    shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    figure, axes = plt.subplots(figsize=(2.5 + 0.7 * size, 2 + 0.6 * size), layout="constrained")
+    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+    for row in range(size):
+        for column in range(size):
+            color = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, int(counts[row, column]), ha="center", va="center", color=color)
+    axes.set_xticks(range(size), classes, rotation=45, ha="right")
+    axes.set_yticks(range(size), classes)
+    axes.set(xlabel="predicted", ylabel="class")
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
