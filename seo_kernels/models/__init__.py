@@ -1,5 +1,7 @@
 """Documented models of text and images, on the layers of ``seo_kernels.nn``."""
 
+from seo_kernels.models.advanced_config import ModelConfig
+from seo_kernels.models.advanced_transformer import AdvancedTransformerModel
 from seo_kernels.models.convolutional import CNNFeatureExtractor, CustomCNNModel, DeepResidualCNN
 from seo_kernels.models.factory import MODEL_CONFIGS, ModelFactory
 from seo_kernels.models.hierarchical import HierarchicalAttentionNetwork
@@ -16,6 +18,7 @@ from seo_kernels.models.transformer import (
 
 __all__ = [
     "MODEL_CONFIGS",
+    "AdvancedTransformerModel",
     "CNNFeatureExtractor",
     "CNNLSTMHybrid",
     "CustomCNNModel",
@@ -26,6 +29,7 @@ __all__ = [
     "HierarchicalAttentionNetwork",
     "LSTMWithAttention",
     "Model",
+    "ModelConfig",
     "ModelFactory",
     "MultiHeadAttentionWithRelativePosition",
     "MultiTaskModel",

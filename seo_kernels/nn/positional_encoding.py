@@ -17,36 +17,63 @@ class PositionalEncoding(nn.Module):
         d_model: width of the embeddings, even or odd.
         max_len: the longest sequence.
         dropout: in [0, 1).
+        sinusoidal: False leaves the sinusoids out; then the table starts normal, with a deviation of 0.02.
+        learnable: False leaves the table out.
 
     Raises:
-        TypeError, ValueError: a size or probability that is none.
+        TypeError, ValueError: a size or probability that is none, or nothing to add.
 
     >>> PositionalEncoding(8)(torch.zeros(3, 5, 8)).shape
     torch.Size([3, 5, 8])
     """
 
-    sinusoids: Tensor
+    sinusoids: Tensor | None
+    learned: Tensor | None
 
-    def __init__(self, d_model: int, max_len: int = 5000, dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        max_len: int = 5000,
+        dropout: float = 0.1,
+        *,
+        sinusoidal: bool = True,
+        learnable: bool = True,
+    ) -> None:
         super().__init__()
         self.d_model = check_size("d_model", d_model)
         self.max_len = check_size("max_len", max_len)
-        self.register_buffer("sinusoids", sinusoids(max_len, d_model), persistent=False)
-        self.learned = nn.Parameter(torch.zeros(max_len, d_model))
+        if not (sinusoidal or learnable):
+            raise ValueError("sinusoidal and learnable are both False, expected one of them at least")
+        table = sinusoids(max_len, d_model) if sinusoidal else None
+        self.register_buffer("sinusoids", table, persistent=False)
+        self.register_parameter("learned", nn.Parameter(torch.zeros(max_len, d_model)) if learnable else None)
+        if self.learned is not None and not sinusoidal:
+            nn.init.normal_(self.learned, std=0.02)
         self.dropout = nn.Dropout(check_probability("dropout", dropout))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
         """(..., length, d_model) -> the same: the sequence lies next to last, batched or not.
+
+        Args:
+            start: position of the first vector.
 
         Raises:
             ValueError: another width, or a sequence longer than max_len.
         """
         if x.dim() < 2 or x.size(-1) != self.d_model:
             raise ValueError(f"x has shape {shape_text(x)}, expected (..., length, d_model={self.d_model})")
-        length = x.size(-2)
-        if length > self.max_len:
-            raise ValueError(f"x is {length} positions long, expected at most max_len={self.max_len}")
-        return self.dropout(x + (self.sinusoids[:length] + self.learned[:length]).to(x.dtype))
+        end = start + x.size(-2)
+        if end > self.max_len:
+            raise ValueError(f"x is {end} positions long, expected at most max_len={self.max_len}")
+        fixed, learned = self.sinusoids, self.learned
+        if fixed is not None and learned is not None:
+            encoding = fixed[start:end] + learned[start:end]
+        elif learned is not None:
+            encoding = learned[start:end]
+        else:
+            assert fixed is not None
+            encoding = fixed[start:end]
+        return self.dropout(x + encoding.to(x.dtype))
 
     def extra_repr(self) -> str:
         return f"d_model={self.d_model}, max_len={self.max_len}"

@@ -30,49 +30,53 @@ def readable(tensor: Tensor) -> bool:
         return tensor.device.type == "cpu" or os.environ.get("SEO_KERNELS_CHECK") == "1"
 
 
-def check_ids(ids: Tensor, vocab_size: int, shape: str = "(batch, length)") -> None:
+def check_ids(ids: Tensor, vocab_size: int, shape: str = "(batch, length)", argument: str = "x") -> None:
     """Raise where these are no ids of tokens, or where there are none.
 
     Args:
         ids: int64 or int32, of as many dimensions as ``shape`` names.
+        argument: what the caller calls the ids, for the message.
 
     Raises:
         TypeError: no tensor, or not of integers.
         ValueError: a wrong shape, no token at all, or an id outside [0, vocab_size).
     """
     if not torch.jit.is_scripting():
-        check_tensor("x", ids, "a tensor of token ids " + shape)
+        check_tensor(argument, ids, "a tensor of token ids " + shape)
     if ids.dtype != torch.int64 and ids.dtype != torch.int32:
-        raise TypeError(f"x has dtype {ids.dtype}, expected token ids, int64 or int32, {shape}")
+        raise TypeError(f"{argument} has dtype {ids.dtype}, expected token ids, int64 or int32, {shape}")
     if ids.dim() != shape.count(",") + 1:
-        raise ValueError(f"x has shape {shape_text(ids)}, expected {shape}")
+        raise ValueError(f"{argument} has shape {shape_text(ids)}, expected {shape}")
     if ids.numel() == 0:
-        raise ValueError(f"x has shape {shape_text(ids)}, expected {shape} with at least one token")
+        raise ValueError(f"{argument} has shape {shape_text(ids)}, expected {shape} with at least one token")
     if readable(ids):
         least, largest = ids.min().item(), ids.max().item()
         if least < 0 or largest >= vocab_size:
             raise ValueError(
-                f"x holds token ids from {least} to {largest}, expected 0 to {vocab_size - 1} "
+                f"{argument} holds token ids from {least} to {largest}, expected 0 to {vocab_size - 1} "
                 f"(vocab_size={vocab_size})"
             )
 
 
-def check_embeddings(x: Tensor, width: int, name: str) -> None:
+def check_embeddings(x: Tensor, width: int, name: str, argument: str = "x") -> None:
     """Raise unless x is (batch, length, width), floating point, with at least one position.
 
     Args:
         name: what the width is called, for the message.
+        argument: what the caller calls x, for the message.
 
     Raises:
         TypeError: no tensor, or not of floating point.
         ValueError: a wrong shape.
     """
     if not torch.jit.is_scripting():
-        check_tensor("x", x, "a tensor (batch, length, " + name + ")")
+        check_tensor(argument, x, "a tensor (batch, length, " + name + ")")
     if not x.is_floating_point():
-        raise TypeError(f"x has dtype {x.dtype}, expected floating point (batch, length, {name}={width})")
+        raise TypeError(
+            f"{argument} has dtype {x.dtype}, expected floating point (batch, length, {name}={width})"
+        )
     if x.dim() != 3 or x.size(-1) != width or x.size(1) == 0:
-        raise ValueError(f"x has shape {shape_text(x)}, expected (batch, length, {name}={width})")
+        raise ValueError(f"{argument} has shape {shape_text(x)}, expected (batch, length, {name}={width})")
 
 
 @torch.jit.unused
@@ -81,26 +85,27 @@ def check_tensor(name: str, value: Tensor, expected: str) -> None:
         raise TypeError(f"{name} is a {type(value).__name__}, expected {expected}")
 
 
-def bool_mask(mask: Tensor, batch: int, query_length: int, key_length: int) -> Tensor:
+def bool_mask(mask: Tensor, batch: int, query_length: int, key_length: int, argument: str = "mask") -> Tensor:
     """The mask as bool (True: attend), of the shape that it has.
 
     Args:
         mask: (batch, key_length) or (batch, query_length, key_length) of any dtype, 1 attends, 0 hides. A
             bool one is returned as it is.
+        argument: what the caller calls it, for the message.
 
     Raises:
         TypeError: no tensor.
         ValueError: another shape, or a value other than 0 and 1.
     """
     if not torch.jit.is_scripting():
-        check_tensor("mask", mask, "a tensor of 1 (attend) and 0")
+        check_tensor(argument, mask, "a tensor of 1 (attend) and 0")
     shape = list(mask.shape)
     if shape != [batch, key_length] and shape != [batch, query_length, key_length]:
         raise ValueError(
-            f"mask has shape {shape_text(mask)}, expected (batch={batch}, length={key_length}) "
+            f"{argument} has shape {shape_text(mask)}, expected (batch={batch}, length={key_length}) "
             f"or (batch={batch}, {query_length}, {key_length})"
         )
-    return _as_bool(mask)
+    return _as_bool(mask, argument)
 
 
 def padding_mask(mask: Tensor, shape: list[int]) -> Tensor:
@@ -114,18 +119,18 @@ def padding_mask(mask: Tensor, shape: list[int]) -> Tensor:
         check_tensor("mask", mask, "a tensor of 1 (present) and 0")
     if list(mask.shape) != shape:
         raise ValueError(f"mask has shape {shape_text(mask)}, expected {shape}, 1 where there is something")
-    return _as_bool(mask)
+    return _as_bool(mask, "mask")
 
 
-def _as_bool(mask: Tensor) -> Tensor:
+def _as_bool(mask: Tensor, argument: str) -> Tensor:
     if mask.dtype == torch.bool:
         return mask
     if readable(mask):
         odd = (mask != 0).logical_and(mask != 1)
         if bool(odd.any()):
             raise ValueError(
-                f"mask holds {mask[odd][0].item()}, expected 1 (attend) and 0 (hide) only: it is not added "
-                "to the scores"
+                f"{argument} holds {mask[odd][0].item()}, expected 1 (attend) and 0 (hide) only: "
+                "it is not added to the scores"
             )
     return mask != 0
 

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from seo_kernels.nn.key_cache import LayerKeys
 from seo_kernels.nn.linear import Linear
 from seo_kernels.nn.sizes import check_probability, check_size
 from seo_kernels.nn.typed_attention import TypedAttention
@@ -71,7 +72,14 @@ class TransformerLayer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, S, d_model) -> the same; the attention's mask is (B, S) or (B, S, S), 1 attends, 0 hides."""
-        attended = self.dropout(self.attention(self.attention_norm(x), mask))
+        return self._added(x, self.attention(self.attention_norm(x), mask))
+
+    def decode(self, x: Tensor, start: int, keys: LayerKeys) -> Tensor:
+        """(B, T, d_model), the tokens from position ``start`` on -> the same: ``TypedAttention.decode``."""
+        return self._added(x, self.attention.decode(self.attention_norm(x), start, keys))
+
+    def _added(self, x: Tensor, attended: Tensor) -> Tensor:
+        attended = self.dropout(attended)
         x = x + attended if self.residual else attended
         transformed = self.dropout(self.feed_forward(self.feed_forward_norm(x)))
         return x + transformed if self.residual else transformed

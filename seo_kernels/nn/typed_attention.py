@@ -5,11 +5,12 @@ from torch import Tensor, nn
 
 from seo_kernels.nn.attention_projection import merge_heads, split_heads
 from seo_kernels.nn.attention_scripted import scripted_attention
+from seo_kernels.nn.key_cache import LayerKeys
 from seo_kernels.nn.linear import Linear
 from seo_kernels.nn.relative import RelativePositionTables
+from seo_kernels.nn.rotary import RotaryPositions
 from seo_kernels.nn.sequences import bool_mask, check_embeddings, spread_over_heads
-from seo_kernels.nn.sizes import check_choice, check_probability, check_size
-from seo_kernels.ops.arguments import MAX_DIM
+from seo_kernels.nn.sizes import check_choice, check_heads, check_probability, check_size
 from seo_kernels.ops.attention import attention
 from seo_kernels.patterns import Causal, Dense, Local, Pattern, Strided
 
@@ -30,6 +31,7 @@ class TypedAttention(nn.Module):
             Sparse Transformers", section 4.2).
         max_relative_position: see there; "standard" has no use for it.
         causal: a query sees no later key.
+        rotary: turns queries and keys by their positions; layers may share it.
 
     The projections ``w_q``, ``w_k``, ``w_v`` and ``w_o`` are ``nn.Linear`` layers, called as modules.
 
@@ -51,15 +53,12 @@ class TypedAttention(nn.Module):
         max_relative_position: int = 32,
         *,
         causal: bool = False,
+        rotary: RotaryPositions | None = None,
     ) -> None:
         super().__init__()
-        self.d_model = check_size("d_model", d_model)
-        self.num_heads = check_size("n_heads", num_heads)
-        if d_model % num_heads != 0 or d_model // num_heads > MAX_DIM:
-            raise ValueError(
-                f"d_model is {d_model} for n_heads={num_heads}, expected a multiple of it, at most {MAX_DIM} "
-                "times as large"
-            )
+        check_heads("d_model", d_model, "n_heads", num_heads)
+        self.d_model = d_model
+        self.num_heads = num_heads
         self.dropout = check_probability("dropout", dropout)
         self.attention_type = check_choice("attention_type", attention_type, ATTENTION_TYPES)
         self.max_relative_position = check_size(
@@ -72,6 +71,7 @@ class TypedAttention(nn.Module):
         self.relative: RelativePositionTables | None = None
         if attention_type == "relative":
             self.relative = RelativePositionTables(max_relative_position, d_model // num_heads, num_heads)
+        self.rotary = rotary
         self._pattern = attention_pattern(attention_type, max_relative_position, causal)
         self._pattern_text, _ = self._pattern.encode()
 
@@ -99,10 +99,30 @@ class TypedAttention(nn.Module):
         visible: Tensor | None = None
         if mask is not None:
             visible = spread_over_heads(bool_mask(mask, query.size(0), query.size(1), key.size(1)))
-        q = split_heads(self.w_q(query), 1, self.num_heads, True)[0]  # (B, H, Tq, D)
+        q, k, v = self._heads(query, key, value, key.size(1) - query.size(1), 0)
+        return self.w_o(merge_heads(self._fused(q, k, v, visible), True, True))
+
+    @torch.jit.unused
+    def decode(self, x: Tensor, start: int, keys: LayerKeys) -> Tensor:
+        """Attention of (B, T, d_model), the tokens from position ``start`` on, to them and all before.
+
+        Args:
+            keys: holds the keys and values of the tokens before; those of these come behind them.
+        """
+        query, key, value = self._heads(x, x, x, start, start)
+        key, value = keys.write(start, key, value)
+        return self.w_o(merge_heads(self._fused(query, key, value, None), True, True))
+
+    def _heads(
+        self, query: Tensor, key: Tensor, value: Tensor, query_start: int, key_start: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The projections, (B, H, T, D) each, turned by their positions where that is wanted."""
+        q = split_heads(self.w_q(query), 1, self.num_heads, True)[0]
         k = split_heads(self.w_k(key), 1, self.num_heads, True)[0]
         v = split_heads(self.w_v(value), 1, self.num_heads, True)[0]
-        return self.w_o(merge_heads(self._fused(q, k, v, visible), True, True))
+        if self.rotary is not None:
+            q, k = self.rotary(q, query_start), self.rotary(k, key_start)
+        return q, k, v
 
     def _fused(self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None) -> Tensor:
         dropout_p = self.dropout if self.training else 0.0
