@@ -39,51 +39,58 @@ class WideRows {
   Scratch<Acc> values_;
 };
 
-// The products of R rows, ld apart, with one row of the weight, not yet summed over the lanes.
+// How many rows of the weight are read side by side: each is a stream of its own to the memory, as many sums as there
+// are registers for.
+template <int R>
+constexpr int kStreams = std::max(1, std::min(4, (kVectorBytes == 64 ? 16 : 8) / R));
+
+// The products of R rows, ld apart, with some rows of the weight, not yet summed over the lanes.
 template <int R, class Acc, class S>
-inline __attribute__((always_inline)) void multiply(int64_t inner, const Acc* rows, int64_t ld, const S* weight,
-                                                    Vec<Acc> (&sums)[R]) {
+inline __attribute__((always_inline)) void multiply(int64_t inner, const Acc* rows, int64_t ld,
+                                                    const S* const (&weight)[kStreams<R>],
+                                                    Vec<Acc> (&sums)[kStreams<R>][R]) {
   constexpr int64_t W = kLanes<Acc>;
-  constexpr int kChains = R < 4 ? 4 : 1;  // sums that do not wait for each other
-  Vec<Acc> part[kChains][R] = {};
-  const auto step = [&](int chain, int64_t k, Vec<Acc> entries) __attribute__((always_inline)) {
-    __builtin_prefetch(reinterpret_cast<const char*>(weight + k) + kAhead);
+  const auto step = [&](int64_t k, auto load_entries) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+    for (int stream = 0; stream < kStreams<R>; ++stream) {
+      __builtin_prefetch(reinterpret_cast<const char*>(weight[stream] + k) + kAhead);
+      const Vec<Acc> entries = load_entries(weight[stream] + k);
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) part[chain][r] += load(rows + r * ld + k) * entries;
+      for (int r = 0; r < R; ++r) sums[stream][r] += load(rows + r * ld + k) * entries;
+    }
   };
   int64_t k = 0;
-  for (; k + kChains * W <= inner; k += kChains * W) {
-#pragma GCC unroll 4
-    for (int chain = 0; chain < kChains; ++chain) step(chain, k + chain * W, load_wide<Acc>(weight + k + chain * W));
-  }
-  for (; k + W <= inner; k += W) step(0, k, load_wide<Acc>(weight + k));
-  if (k < inner) step(0, k, load_part<Acc>(weight + k, inner - k));
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
-    sums[r] = part[0][r];
-#pragma GCC unroll 4
-    for (int chain = 1; chain < kChains; ++chain) sums[r] += part[chain][r];
-  }
+  for (; k + W <= inner; k += W) step(k, [](const S* from) { return load_wide<Acc>(from); });
+  if (k < inner) step(k, [&](const S* from) { return load_part<Acc>(from, inner - k); });
 }
 
-// values (R, kColumns): the products of R rows with `columns` rows of the weight.
+// values (R, kColumns): the products of R rows with these rows of the weight, at most kColumns.
 template <int R, class Acc, class S>
 void multiply_columns(const WideRows<Acc>& rows, int64_t first, const MatrixView& weight, Range columns, Acc* values) {
-  constexpr int64_t W = kLanes<Acc>;
-  for (int64_t begin = 0; begin < columns.size(); begin += W) {
-    Vec<Acc> sums[R][W] = {};
-    for (int64_t n = 0; n < std::min(W, columns.size() - begin); ++n) {
-      const S* entries = static_cast<const S*>(weight.data) + (columns.begin + begin + n) * weight.row_stride;
-      Vec<Acc> of_column[R];
-      multiply<R>(weight.columns, rows.row(first), rows.ld(), entries, of_column);
+  constexpr int64_t W = kLanes<Acc>, kSpan = kColumns / kStreams<R>;
+  for (int64_t begin = 0; begin < std::min(kSpan, columns.size()); begin += W) {
+    Vec<Acc> sums[kStreams<R>][R][W];
+    for (int64_t n = 0; n < W; ++n) {
+      const S* entries[kStreams<R>];
+      for (int stream = 0; stream < kStreams<R>; ++stream) {
+        const int64_t column = std::min(columns.begin + stream * kSpan + begin + n, columns.end - 1);
+        entries[stream] = static_cast<const S*>(weight.data) + column * weight.row_stride;
+      }
+      Vec<Acc> of_columns[kStreams<R>][R] = {};
+      multiply<R>(weight.columns, rows.row(first), rows.ld(), entries, of_columns);
+#pragma GCC unroll 4
+      for (int stream = 0; stream < kStreams<R>; ++stream) {
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) sums[r][n] = of_column[r];
+        for (int r = 0; r < R; ++r) sums[stream][r][n] = of_columns[stream][r];
+      }
     }
-    for (int r = 0; r < R; ++r) {
-      transpose_stage<Acc, 1>(sums[r]);
-      Vec<Acc> total = sums[r][0];
-      for (int n = 1; n < W; ++n) total += sums[r][n];
-      store(values + r * kColumns + begin, total);
+    for (int stream = 0; stream < kStreams<R>; ++stream) {
+      for (int r = 0; r < R; ++r) {
+        transpose_stage<Acc, 1>(sums[stream][r]);
+        Vec<Acc> total = sums[stream][r][0];
+        for (int n = 1; n < W; ++n) total += sums[stream][r][n];
+        store(values + r * kColumns + stream * kSpan + begin, total);
+      }
     }
   }
 }
