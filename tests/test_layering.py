@@ -40,7 +40,7 @@ PYTHON_LAYERS: dict[str, set[str]] = {
     "diagnostics": {*OPS, "nn", "reference", "seo_kernels", "_extras"},
     "integrations": {*OPS, "nn", "seo_kernels", "_extras"},
     "training": {*OPS, "nn", "models", "diagnostics", "seo_kernels", "_extras"},
-    "benchmark": {*OPS, "nn", "reference", "seo_kernels", "_extras"},
+    "benchmark": {*OPS, "nn", "models", "reference", "seo_kernels", "_extras"},
     "demo": {*OPS, "nn", "models", "diagnostics", "training", "seo_kernels", "_extras"},
     "cli": {
         *OPS,

@@ -30,7 +30,12 @@ struct MatmulParams {
   OptionalActivation activation;
   MatrixView preactivation;  // may be absent; like out
   MatrixView out;            // neighbouring columns lie side by side
+  // The product is computed the other way round, as out^T = a b: bias has an entry for each of its rows.
+  bool turned = false;
 };
+
+// Rows of a up to which a product reads b where it lies.
+constexpr int64_t kFewRows = 8;
 
 // One slot's share of a product. Panels that are not packed yet are packed one by one, each into the slot's own place:
 // that of panel number `slot`.
@@ -82,6 +87,8 @@ struct LinearKernels {
   int64_t (*panel_count)(DType dtype, int64_t columns);
   void (*pack)(DType dtype, const PackedMatrix& matrix, Range panels);
   void (*matmul)(const MatmulParams&, const MatmulShare&);
+  // Of p.a.rows <= kFewRows; rows of a and columns of b have their entries side by side. Nothing is packed.
+  void (*few_rows)(const MatmulParams&, Range columns);
   void (*lora_forward)(const LoraForwardParams&, const MatmulShare&);
   void (*lora_backward)(const LoraBackwardParams&, const MatmulShare&);
   void (*gradient_rows)(const GradientRowsParams&, Range rows, int64_t slot);

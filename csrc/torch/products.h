@@ -61,14 +61,40 @@ inline void pack_share(DType dtype, const cpu::PackedMatrix& matrix, int64_t slo
   cpu::kernels().linear.pack(dtype, matrix, share(panels, 1, slots, slot));
 }
 
+// Whether to compute the transposed product instead. The right side is packed, while the left one is read in place
+// where it lies row by row along the inner dimension: a weight that is much larger than the input should be the left
+// one.
+inline bool worth_turning(const cpu::MatmulParams& p) {
+  const MatrixView right = p.b.matrix.transposed();
+  return right.column_stride == 1 && 2 * p.a.rows < right.rows;
+}
+
+// Whether both sides are read in place, row by row.
+inline bool few_rows(const cpu::MatmulParams& p) {
+  return p.a.rows <= cpu::kFewRows && p.a.column_stride == 1 && p.b.matrix.row_stride == 1;
+}
+
 // like: any tensor of the device
-inline void run_product(cpu::MatmulParams& p, const Tensor& like) {
-  const int64_t rows = p.out.rows, columns = p.out.columns;
-  if (rows == 0 || columns == 0) return;
+inline void run_product(cpu::MatmulParams p, const Tensor& like) {
+  if (p.out.rows == 0 || p.out.columns == 0) return;
+  if (few_rows(p)) {
+    const int64_t slots = slots_for(p.a.rows * p.a.columns * p.out.columns);
+    for_each_slot(
+        slots, [&](int64_t slot) { cpu::kernels().linear.few_rows(p, share(p.out.columns, kRowStep, slots, slot)); });
+    return;
+  }
+  if (worth_turning(p)) {
+    const MatrixView left = p.a;
+    p.a = p.b.matrix.transposed();
+    p.b.matrix = left.transposed();
+    p.turned = true;
+  }
+  const int64_t rows = p.a.rows, columns = p.b.matrix.columns;
   const Division division(rows, columns, p.a.columns, cpu::kernels().linear.panel_count(p.dtype, columns));
   const Tensor memory = packed_memory(like, p.dtype, p.b, division.held());
   if (division.by_rows) {
-    for_each_slot(division.slots, [&](int64_t slot) { pack_share(p.dtype, p.b, division.slots, slot); });
+    const int64_t packers = slots_for(p.b.matrix.rows * p.b.matrix.columns);
+    for_each_slot(packers, [&](int64_t slot) { pack_share(p.dtype, p.b, packers, slot); });
   }
   division.run([&](const cpu::MatmulShare& share) { cpu::kernels().linear.matmul(p, share); });
 }

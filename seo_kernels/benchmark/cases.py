@@ -10,6 +10,7 @@ from seo_kernels.benchmark.case import Case
 from seo_kernels.benchmark.linear_cases import LinearSizes, linear_cases
 from seo_kernels.benchmark.loss_cases import LossSizes, loss_cases
 from seo_kernels.benchmark.model_cases import ModelSizes, model_cases
+from seo_kernels.benchmark.training_cases import TrainingSizes, training_cases
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Sizes:
     activation: ActivationSizes = field(default_factory=ActivationSizes)
     loss: LossSizes = field(default_factory=LossSizes)
     model: ModelSizes = field(default_factory=ModelSizes)
+    training: TrainingSizes = field(default_factory=TrainingSizes)
 
 
 def cases(sizes: Sizes | None = None) -> list[Case]:
@@ -32,4 +34,5 @@ def cases(sizes: Sizes | None = None) -> list[Case]:
         *activation_cases(sizes.activation),
         *loss_cases(sizes.loss),
         *model_cases(sizes.model),
+        *training_cases(sizes.training),
     ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from seo_kernels.ops.checks import activation_name
 from seo_kernels.ops.function_pair import FunctionPair
-from seo_kernels.ops.linear_arguments import normalise_linear
+from seo_kernels.ops.linear_arguments import fits, normalise_linear
 from seo_kernels.ops.transforms import transformed
 from seo_kernels.reference.linear import linear_op
 
@@ -42,6 +43,9 @@ def linear(
     >>> sk.linear(torch.randn(2, 7, 3), torch.randn(5, 3), torch.randn(5), "gelu").shape
     torch.Size([2, 7, 5])
     """
+    if fits(input, weight, bias):
+        name = "" if activation is None else activation_name(activation)
+        return _pair(input, weight, bias, name, _keeps(input, weight, bias, name))
     if isinstance(input, Tensor) and input.is_nested:
         parts = [linear(part, weight, bias, activation) for part in input.unbind()]
         return torch.nested.as_nested_tensor(parts, layout=input.layout)

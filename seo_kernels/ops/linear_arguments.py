@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from seo_kernels.ops.checks import (
+    FLOATING,
     activation_name,
     autocast,
     autocast_dtype,
@@ -56,6 +58,31 @@ class LoRALinearArguments:
             self.scaling,
             self.dropout_p,
         )
+
+
+def fits(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether the arguments go to the op as they are, at a glance; if not, ``normalise_linear`` has a say.
+
+    Deep models of small width feel every microsecond of a call.
+    """
+    if not (isinstance(input, Tensor) and isinstance(weight, Tensor)):
+        return False
+    dtype, device, shape = input.dtype, input.device, weight.shape
+    if autocast_dtype(device) is not None or dtype not in FLOATING or input.layout is not torch.strided:
+        return False
+    if weight.dtype != dtype or weight.device != device or weight.layout is not torch.strided:
+        return False
+    if len(shape) != 2 or input.ndim == 0 or input.shape[-1] != shape[1]:
+        return False
+    if bias is None:
+        return True
+    return (
+        isinstance(bias, Tensor)
+        and bias.dtype == dtype
+        and bias.device == device
+        and bias.layout is torch.strided
+        and bias.shape == shape[:1]
+    )
 
 
 def normalise_linear(

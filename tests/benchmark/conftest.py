@@ -14,6 +14,7 @@ from seo_kernels.benchmark.cases import Sizes
 from seo_kernels.benchmark.linear_cases import LinearSizes
 from seo_kernels.benchmark.loss_cases import LossSizes
 from seo_kernels.benchmark.model_cases import ModelSizes
+from seo_kernels.benchmark.training_cases import TrainingSizes
 
 SMALL = Sizes(
     attention=AttentionSizes(
@@ -23,6 +24,19 @@ SMALL = Sizes(
     activation=ActivationSizes(rows=33, columns=50),
     loss=LossSizes(tokens=600, dim=24, vocabulary=130),
     model=ModelSizes(layers=2, dim=32, heads=2, length=12, vocabulary=40, rank=3),
+    training=TrainingSizes(
+        layers=2,
+        dim=32,
+        heads=2,
+        vocabulary=40,
+        length=24,
+        batch=2,
+        long_length=80,
+        window=9,
+        relative_length=90,
+        prompt=5,
+        new_tokens=12,
+    ),
 )
 
 

@@ -26,6 +26,7 @@ OPS: Any = torch.ops.seo_kernels
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 5e-6, torch.bfloat16: 1.2e-2, torch.float16: 2e-3}
 DTYPES = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 # (tokens, in, out): one entry, few rows, more than a row block, several passes, nothing
+FEW_ROWS = [(2, 40, 130), (7, 130, 300), (8, 16, 70), (23, 63, 300), (80, 200, 210)]
 SIZES = [
     (1, 1, 1),
     (1, 63, 100),
@@ -86,7 +87,7 @@ def check(actual: Tensor, exact: Tensor, dtype: torch.dtype, tolerance: float | 
 
 
 @DTYPES
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("size", [*SIZES, *FEW_ROWS], ids=str)
 def test_linear(dtype: torch.dtype, size: tuple[int, int, int]) -> None:
     tokens, inner, outer = size
     for layout, weight_layout in zip(LAYOUTS, ["columns", "gaps", "rows", "wide"], strict=True):
@@ -223,4 +224,4 @@ def test_unknown_activation() -> None:
 @pytest.mark.parametrize("capability", LOWER)
 def test_every_instruction_set(capability: str) -> None:
     """All activations, and sizes with several blocks and passes."""
-    run_again(capability, __file__, "-k", "not instruction_set and (activation or 193 or 257)")
+    run_again(capability, __file__, "-k", "not instruction_set and (activation or 193 or 257 or 300)")

@@ -15,6 +15,7 @@ int64_t linear_panel_bytes(DType dtype, int64_t inner, int64_t columns);
 int64_t linear_panel_count(DType dtype, int64_t columns);
 void linear_pack(DType dtype, const PackedMatrix& matrix, Range panels);
 void linear_matmul(const MatmulParams& p, const MatmulShare& share);
+void linear_few_rows(const MatmulParams& p, Range columns);
 void linear_lora_forward(const LoraForwardParams& p, const MatmulShare& share);
 void linear_lora_backward(const LoraBackwardParams& p, const MatmulShare& share);
 void linear_gradient_rows(const GradientRowsParams& p, Range rows, int64_t slot);

@@ -5,18 +5,26 @@ namespace seo_kernels::cpu {
 namespace {
 
 template <class E>
-void run_matmul(const MatmulParams& p, const MatmulShare& share) {
+Matmul<E> product_of(const MatmulParams& p, const Panels<E>& panels) {
+  if constexpr (!kOnTiles<E>) {
+    if (p.turned) return Matmul<E>(p.a, panels, TurnedWriter<E>::kRows);
+  }
+  return Matmul<E>(p.a, panels);
+}
+
+template <class E, class Write>
+void run_matmul(const MatmulParams& p, const MatmulShare& share, const Write& write) {
   const Panels<E> panels = panels_of<E>(p.b);
-  const TileWriter<E> write(p);
+  const auto on_tile = [&](auto... tile) { write(tile...); };
   if (share.packed) {
-    Matmul<E>(p.a, panels).run(share.rows, share.panels, write);
+    product_of<E>(p, panels).run(share.rows, share.panels, on_tile);
     return;
   }
   const Panels<E> one = panels.one_at_a_time(share.slot);
-  Matmul<E> product(p.a, one);
+  Matmul<E> product = product_of<E>(p, one);
   for (int64_t panel = share.panels.begin; panel < share.panels.end; ++panel) {
     one.pack(p.b.matrix, {panel, panel + 1});
-    product.run(share.rows, {panel, panel + 1}, write);
+    product.run(share.rows, {panel, panel + 1}, on_tile);
   }
 }
 
@@ -42,7 +50,10 @@ void linear_pack(DType dtype, const PackedMatrix& matrix, Range panels) {
 }
 
 void linear_matmul(const MatmulParams& p, const MatmulShare& share) {
-  with_engine(p.dtype, [&](auto engine) { run_matmul<decltype(engine)>(p, share); });
+  with_engine(p.dtype, [&](auto engine) {
+    using E = decltype(engine);
+    p.turned ? run_matmul<E>(p, share, TurnedWriter<E>(p)) : run_matmul<E>(p, share, TileWriter<E>(p));
+  });
 }
 
 }  // namespace seo_kernels::cpu

@@ -25,8 +25,8 @@ inline int64_t operands_per_pass(int64_t operands, int64_t most) {
   return round_up(std::max<int64_t>(1, passes > 0 ? (operands + passes - 1) / passes : 1), kPassStep);
 }
 
-// Rows of a tile, at most. Few: its values are in the nearest cache, and what the hook writes to memory is on its way
-// while the next tile is computed.
+// Rows of a tile, unless more are asked for. Few: its values are in the nearest cache, and what the hook writes to
+// memory is on its way while the next tile is computed.
 template <class E>
 constexpr int64_t kPieceRows = E::kPack == 1 ? kRowBlock : kBlockRows;
 
@@ -79,14 +79,14 @@ class Matmul {
   static constexpr int64_t kColumns = kPanelColumns<E>;
   static constexpr int64_t kRows = kBlockRows;  // at most, between one call of on_rows and the next
 
-  // a (rows, inner); b (inner, columns), packed before run()
-  Matmul(const MatrixView& a, const Panels<E>& b, int64_t block_rows = kBlockRows)
+  // a (rows, inner); b (inner, columns), packed before run(); piece_rows: rows of a tile, at most
+  Matmul(const MatrixView& a, const Panels<E>& b, int64_t piece_rows = kPieceRows<E>)
       : b_(b),
-        block_rows_(block_rows),
+        piece_rows_(piece_rows),
         pass_operands_(operands_per_pass(b.operands(), kInnerOperands)),
         passes_(std::max<int64_t>(1, (b.operands() + pass_operands_ - 1) / pass_operands_)),
-        left_(a, block_rows, std::min(pass_operands_, b.operands())),
-        sums_((passes_ > 1 ? std::min(kPanelsOfBlock, b.count()) : 1) * block_rows * kColumns) {}
+        left_(a, kBlockRows, std::min(pass_operands_, b.operands())),
+        sums_((passes_ > 1 ? std::min(kPanelsOfBlock, b.count()) : 1) * kBlockRows * kColumns) {}
 
   // At most this many operands of A's rows are worked on at once.
   int64_t pass_operands() const { return std::min(pass_operands_, b_.operands()); }
@@ -100,8 +100,8 @@ class Matmul {
   // whatever the panels.
   template <class OnRows, class OnTile>
   void run(Range rows, Range panels, OnRows on_rows, OnTile on_tile) {
-    for (int64_t row = rows.begin; row < rows.end; row += block_rows_) {
-      const Range block{row, std::min(row + block_rows_, rows.end)};
+    for (int64_t row = rows.begin; row < rows.end; row += kBlockRows) {
+      const Range block{row, std::min(row + kBlockRows, rows.end)};
       int64_t panel = panels.begin;
       do {
         run_block(block, {panel, std::min(panel + kPanelsOfBlock, panels.end)}, panel == panels.begin, on_rows,
@@ -121,9 +121,9 @@ class Matmul {
       for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
         const Operand* b = b_.at(panel) + operands.begin * b_.ld();
         Ahead ahead = next_operands(panels, panel, operands);
-        for (int64_t row = rows.begin; row < rows.end; row += kPieceRows<E>) {
-          const int64_t first = row - rows.begin, count = std::min(kPieceRows<E>, rows.end - row);
-          Acc* sums = sums_.get() + ((passes_ > 1 ? panel - panels.begin : 0) * block_rows_ + first) * kColumns;
+        for (int64_t row = rows.begin; row < rows.end; row += piece_rows_) {
+          const int64_t first = row - rows.begin, count = std::min(piece_rows_, rows.end - row);
+          Acc* sums = sums_.get() + ((passes_ > 1 ? panel - panels.begin : 0) * kBlockRows + first) * kColumns;
           gemm<E, Lay::kRows>(count, b_.vectors(panel), operands.size(), a + first * left_.ld(), left_.ld(), b, b_.ld(),
                               sums, kColumns, pass > 0, ahead);
           if (pass + 1 == passes_) on_tile(row, count, panel * kColumns, b_.columns(panel), sums, kColumns);
@@ -144,11 +144,11 @@ class Matmul {
       next += operands.end * b_.ld();
     }
     const int64_t bytes = Ahead::kSteps * b_.ld() * static_cast<int64_t>(sizeof(Operand));
-    return {reinterpret_cast<const char*>(next), bytes * kRowBlock / block_rows_};
+    return {reinterpret_cast<const char*>(next), bytes * kRowBlock / kBlockRows};
   }
 
   Panels<E> b_;
-  int64_t block_rows_;
+  int64_t piece_rows_;
   int64_t pass_operands_, passes_;
   LeftRows<E> left_;
   Scratch<Acc> sums_;  // (panels, block_rows, kColumns)

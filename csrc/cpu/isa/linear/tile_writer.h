@@ -61,5 +61,34 @@ class TileWriter {
   const MatmulParams& p_;
 };
 
+// The same of a product that was computed the other way round: its tiles come with rows and columns exchanged.
+template <class E>
+class TurnedWriter {
+ public:
+  using Acc = typename E::Acc;
+  static constexpr int64_t kRows = kBlockRows;  // of a tile, at most
+
+  explicit TurnedWriter(const MatmulParams& p) : write_(p), turned_(kPanelColumns<E> * kRows) {}
+
+  void operator()(int64_t row, int64_t rows, int64_t column, int64_t columns, const Acc* values, int64_t ld) const {
+    constexpr int64_t W = kLanes<Acc>;
+    for (int64_t n = 0; n < columns; n += W) {
+      for (int64_t r = 0; r < rows; r += W) {
+        Vec<Acc> block[W];
+#pragma GCC unroll 16
+        for (int i = 0; i < W; ++i) block[i] = load(values + (r + i) * ld + n);
+        transpose_stage<Acc, 1>(block);
+#pragma GCC unroll 16
+        for (int i = 0; i < W; ++i) store(turned_.get() + (n + i) * kRows + r, block[i]);
+      }
+    }
+    write_(column, columns, row, rows, turned_.get(), kRows);
+  }
+
+ private:
+  TileWriter<E> write_;
+  Scratch<Acc> turned_;  // (kPanelColumns, kRows)
+};
+
 }  // namespace
 }  // namespace seo_kernels::cpu
