@@ -18,8 +18,11 @@ CUDA_REPORT ?= $(RESULTS)/cuda_static.md
 CPP = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 export SEO_KERNELS_REQUIRE_NATIVE := 1
+PYTEST := $(PY) -m pytest --numprocesses auto --dist worksteal
 # glibc fills fresh memory with 0xFE bytes (-1.7e38 as a float): what reads it uninitialised is found
 test test-all: export MALLOC_PERTURB_ := 1
+# the tests share the cores: threads that wait leave them
+test test-all: export OMP_WAIT_POLICY := passive
 # the GPU's kernels, run by the host under sanitizers
 test test-all: export SEO_KERNELS_HOST_KERNELS := 1
 
@@ -29,10 +32,10 @@ demo: build
 	$(PY) -m seo_kernels demo
 
 test: build
-	$(PY) -m pytest
+	$(PYTEST)
 
 test-all: build
-	$(PY) -m pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 bench: build
 	@mkdir -p $(RESULTS)

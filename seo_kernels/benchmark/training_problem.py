@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +99,7 @@ class TrainingProblem(Problem):
         """The loss and all gradients, with which the optimizer then takes a step."""
         return trainee(forward).step(inputs.leaves)
 
-    def small(self) -> Self:
+    def small(self) -> TrainingProblem:
         return replace(self, layers=1, length=32, batch=1)
 
 

@@ -60,7 +60,7 @@ class LoRALinearArguments:
         )
 
 
-def fits(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+def fits(input: Any, weight: Any, bias: Any) -> bool:
     """Whether the arguments go to the op as they are, at a glance; if not, ``normalise_linear`` has a say.
 
     Deep models of small width feel every microsecond of a call.

@@ -4,8 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -50,7 +48,6 @@ OP_SUITE = {
     ),
 }
 ATTENTION_SHARE = "6"  # one of so many of attention's cases, of which there are hundreds
-AT_ONCE = 2  # families, each on a thread
 
 compiler = shutil.which("g++")
 needs_compiler = pytest.mark.skipif(compiler is None, reason="the kernels are compiled for the host by g++")
@@ -63,13 +60,6 @@ def _library_of_gcc(name: str) -> str:
     ).stdout.strip()
 
 
-@pytest.fixture(scope="module")
-def runs() -> Iterator[dict[str, Future[subprocess.CompletedProcess[str]]]]:
-    """The families under way, a few at a time."""
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        yield {family: pool.submit(_run, family) for family in OP_SUITE}
-
-
 def _run(family: str) -> subprocess.CompletedProcess[str]:
     files, chosen = OP_SUITE[family]
     # the sanitizer comes first in the process, and finds the throw of libstdc++ only where that is there too
@@ -79,7 +69,7 @@ def _run(family: str) -> subprocess.CompletedProcess[str]:
         "SEO_KERNELS_TEST_SHARE": ATTENTION_SHARE,
         "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS / "cuda")]),
     }
-    options = ("-q", "-x", "-p", "on_host", "-p", "no:cacheprovider", "-k", chosen)
+    options = ("-q", "-x", "-p", "on_host", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", chosen)
     return subprocess.run(
         [sys.executable, "-m", "pytest", *options, *(TESTS / "ops" / name for name in files)],
         env=environment,
@@ -96,8 +86,8 @@ def _run(family: str) -> subprocess.CompletedProcess[str]:
 )
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("family", OP_SUITE)
-def test_op_suite(family: str, runs: dict[str, Future[subprocess.CompletedProcess[str]]]) -> None:
-    done = runs[family].result()
+def test_op_suite(family: str) -> None:
+    done = _run(family)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     # torch says whose kernels are replaced
     assert "new kernel: registered at" in done.stderr
