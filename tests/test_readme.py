@@ -18,6 +18,7 @@ PRINTED = [
     ("torch.Size([8, 257])\n", " serves\n"),
     ("adapter 'default' on 2 layers; ", "  0: Linear 64 -> 256, rank 4\n"),
     ("torch.Size([512, 128]) torch.Size([1000, 64])\n", ""),
+    ("['grad_norm', 'learning_rate', 'loss', 'skipped']\n", ""),
 ]
 
 

@@ -68,6 +68,8 @@ class AdvancedTransformerModel(Model):
             self.positions = PositionalEncoding(
                 config.d_model, config.max_seq_len, 0.0, sinusoidal=config.positions == "sinusoidal"
             )
+        # else the sinusoids drown the words (Vaswani et al. 2017, section 3.4)
+        self.embedding_scale = config.d_model**0.5 if config.positions == "sinusoidal" else 1.0
         self.dropout = nn.Dropout(config.dropout)
         self.layers = LayerStack(_layer(config, rotary) for _ in range(config.n_layers))
         self.norm = nn.LayerNorm(config.d_model)
@@ -130,8 +132,7 @@ class AdvancedTransformerModel(Model):
             if not (readable(mask) and bool(mask.all())):
                 visible, present = mask, present_positions(mask)
                 embeddings = embeddings.masked_fill(present.logical_not()[:, :, None], 0.0)
-        hidden = embeddings if self.positions is None else self.positions(embeddings)
-        hidden = self.norm(self.layers(self.dropout(hidden), visible))
+        hidden = self.norm(self.layers(self.dropout(self._placed(embeddings, 0)), visible))
         logits = self._logits(hidden)
         outputs = {"logits": logits}
         if labels is not None:
@@ -169,10 +170,7 @@ class AdvancedTransformerModel(Model):
         start = cache.length
         end = start + input_ids.size(1)
         self._check_length(end)
-        hidden = self.embedding(input_ids)
-        if self.positions is not None:
-            hidden = self.positions(hidden, start)
-        hidden = self.dropout(hidden)
+        hidden = self.dropout(self._placed(self.embedding(input_ids), start))
         for layer, keys in zip(self.layers.layers, cache.layers, strict=True):
             assert isinstance(layer, TransformerLayer)
             hidden = layer.decode(hidden, start, keys)
@@ -197,6 +195,14 @@ class AdvancedTransformerModel(Model):
         self.embedding.weight = nn.Parameter(new, requires_grad=old.requires_grad)
         self.embedding.num_embeddings = vocab_size
         self.arguments["config"] = replace(self.config, vocab_size=vocab_size)
+
+    def _placed(self, embeddings: Tensor, start: int) -> Tensor:
+        """With what is added for their positions, the first of which is ``start``."""
+        if self.positions is None:
+            return embeddings
+        if self.embedding_scale != 1.0:
+            embeddings = embeddings * self.embedding_scale
+        return self.positions(embeddings, start)
 
     def _check_length(self, length: int) -> None:
         if length > self.max_seq_len:

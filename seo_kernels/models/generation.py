@@ -110,6 +110,7 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     eos_token_id: int | None = None,
+    vocab_size: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """The prompts, and what the model goes on with.
@@ -122,6 +123,8 @@ def generate(
         max_length: tokens at most, prompt and answer together.
         temperature, top_k, top_p: as for ``Sampling``.
         eos_token_id: ends a row; what comes after it is it again. None: all rows become max_length long.
+        vocab_size: tokens that are drawn are below it, where the model has more than the tokenizer knows; None:
+            all of the model's.
         generator: of the draws, on the model's device; None: torch's own.
 
     Returns:
@@ -139,6 +142,8 @@ def generate(
     """
     sampling = Sampling(temperature, top_k, top_p)
     _check_prompts(input_ids, max_length)
+    if vocab_size is not None:
+        check_size("vocab_size", vocab_size)
     next_logits = _decoder(model)
     batch, length = input_ids.shape
     ids = input_ids.new_empty(batch, max_length, dtype=torch.int64)
@@ -147,7 +152,7 @@ def generate(
     with evaluating(model):
         logits = next_logits(ids[:, :length])
         while True:
-            token = sampling.draw(logits, generator)
+            token = sampling.draw(logits[:, :vocab_size], generator)
             if eos_token_id is not None:
                 token = token.masked_fill(ended, eos_token_id)
                 ended |= token == eos_token_id

@@ -164,6 +164,7 @@ class AdvancedTrainingPipeline:
             top_k=top_k,
             top_p=top_p,
             eos_token_id=self.tokenizer.eos_token_id,
+            vocab_size=len(self.tokenizer),
             generator=generator,
         )
         return self.tokenizer.decode_tokens(answer)[0]

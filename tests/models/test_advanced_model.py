@@ -82,6 +82,15 @@ def test_the_order_of_tokens_counts_by_each_encoding() -> None:
         assert (out[0] - out[1]).abs().max() > 1e-3, positions
 
 
+def test_words_are_not_drowned_by_added_sinusoids() -> None:
+    model = AdvancedTransformerModel(CONFIG).double()
+    words = model.embedding(tokens())
+    placed = model._placed(words, 0) - model._placed(torch.zeros_like(words), 0)
+    torch.testing.assert_close(placed, words * WIDTH**0.5)
+    learned = AdvancedTransformerModel(replace(CONFIG, position_encoding="learnable")).double()
+    torch.testing.assert_close(learned._placed(words, 0), words)
+
+
 def test_rope_sees_distances_only() -> None:
     """Prompts in front that nobody sees shift every position: the logits stay."""
     model = made(use_rope=True)

@@ -253,6 +253,11 @@ def test_text() -> None:
     assert TOKENIZER.decode_tokens(ids) == [greedy]
 
 
+def test_only_tokens_that_the_tokenizer_knows_are_drawn() -> None:
+    pipeline = made(vocab_size=3000)  # a random model of that many would soon draw another
+    assert pipeline.generate_text("fox", max_length=32, temperature=2.0).startswith("fox")
+
+
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
