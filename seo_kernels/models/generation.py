@@ -123,7 +123,7 @@ def generate(
         max_length: tokens at most, prompt and answer together.
         temperature, top_k, top_p: as for ``Sampling``.
         eos_token_id: ends a row; what comes after it is it again. None: all rows become max_length long.
-        vocab_size: tokens that are drawn are below it, where the model has more than the tokenizer knows; None:
+        vocab_size: what is drawn is below it, where the model has more tokens than the tokenizer; None:
             all of the model's.
         generator: of the draws, on the model's device; None: torch's own.
 
