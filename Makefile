@@ -81,4 +81,4 @@ build: .venv/.installed
 	touch $@
 
 clean:
-	rm -rf build dist *.egg-info seo_kernels/lib seo_kernels/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .venv/.installed
+	rm -rf build dist *.egg-info python/*.egg-info seo_kernels/lib seo_kernels/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .venv/.installed

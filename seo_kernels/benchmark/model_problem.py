@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seo_kernels._extras import require
+from seo_kernels.benchmark.gpt2 import make_gpt2
 from seo_kernels.benchmark.problem import Forward, Inputs, Problem, Results, seeded_generator
 from seo_kernels.benchmark.verification import Expected, check_results, expectation
 
@@ -53,22 +53,13 @@ class ModelProblem(Problem):
         Raises:
             MissingExtraError: transformers is not installed.
         """
-        transformers = require("transformers", extra="peft", purpose="time training steps of a model")
-        config = transformers.GPT2Config(
-            vocab_size=self.vocabulary,
-            n_positions=self.length,
-            n_embd=self.dim,
-            n_layer=self.layers,
-            n_head=self.heads,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            bos_token_id=0,
-            eos_token_id=0,
+        model = make_gpt2(
+            layers=self.layers,
+            dim=self.dim,
+            heads=self.heads,
+            length=self.length,
+            vocabulary=self.vocabulary,
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model: nn.Module = transformers.GPT2LMHeadModel(config)
         return model.to(self.dtype)
 
     def step(self, forward: Forward, inputs: Inputs) -> Results:

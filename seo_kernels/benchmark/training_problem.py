@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seo_kernels._extras import require
+from seo_kernels.benchmark.gpt2 import make_gpt2
 from seo_kernels.benchmark.problem import Forward, Inputs, Problem, Results, seeded_generator
 from seo_kernels.benchmark.verification import WrongResultError, check_finite
 from seo_kernels.models import AdvancedTransformerModel, CustomTransformer, ModelConfig
@@ -137,30 +137,15 @@ class LanguageProblem(TrainingProblem):
             return AdvancedTransformerModel(config)
 
     def make_gpt2(self) -> nn.Module:
-        """transformers' GPT-2 with SDPA.
-
-        Raises:
-            MissingExtraError: transformers is not installed.
-        """
-        transformers = require("transformers", extra="peft", purpose="run beside GPT-2")
-        config = transformers.GPT2Config(
-            vocab_size=self.vocabulary,
-            n_positions=self.length,
-            n_embd=self.dim,
-            n_layer=self.layers,
-            n_head=self.heads,
-            resid_pdrop=self.dropout,
-            embd_pdrop=self.dropout,
-            attn_pdrop=self.dropout,
-            bos_token_id=0,
-            eos_token_id=None,
-            pad_token_id=0,
-            attn_implementation="sdpa",
+        """Of this size."""
+        return make_gpt2(
+            layers=self.layers,
+            dim=self.dim,
+            heads=self.heads,
+            length=self.length,
+            vocabulary=self.vocabulary,
+            dropout=self.dropout,
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model: nn.Module = transformers.GPT2LMHeadModel(config)
-        return model
 
     def expect(self, inputs: Inputs) -> None:
         """Each contender says it for itself."""

@@ -14,7 +14,7 @@ from seo_kernels.cli.console import progress_bar, report_console
 from seo_kernels.cli.demo_classify import demo_classify
 from seo_kernels.cli.demo_lm import demo_lm
 from seo_kernels.cli.demo_lora import demo_lora
-from seo_kernels.cli.errors import expect_one_of, usage_error
+from seo_kernels.cli.errors import expect_folder, expect_one_of, told_in_a_line, usage_error
 
 if TYPE_CHECKING:
     from seo_kernels.demo.corpus import Corpus
@@ -95,7 +95,6 @@ def demo(
     if lora:
         demo_lora(paths or [], output, _given(context, "--lora", ("restart", "window", "precision")))
         return
-    from seo_kernels._extras import MissingExtraError
     from seo_kernels.demo.corpus import load_corpus
     from seo_kernels.demo.engines import fused
     from seo_kernels.demo.model import ModelConfig
@@ -104,9 +103,8 @@ def demo(
     from seo_kernels.demo.train import TrainConfig, Trainer, resolve_precision
 
     begun = time.perf_counter()
-    if output.exists() and not output.is_dir():
-        usage_error(f"--output is {str(output)!r}, which is a file, expected a folder")
-    try:
+    expect_folder("--output", output)
+    with told_in_a_line():
         require_matplotlib()
         model_config = ModelConfig(width, layers, heads, window)
         precision = resolve_precision(precision)
@@ -115,11 +113,6 @@ def demo(
         corpus = load_corpus(paths or [], least_bytes=20 * (length + 1))
         output.mkdir(parents=True, exist_ok=True)
         trainer = Trainer(model_config, train_config, corpus, fused)
-    except (ValueError, FileNotFoundError) as error:
-        usage_error(str(error))
-    except MissingExtraError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
     checkpoint = output / "checkpoint.pt"
     if checkpoint.exists() and not restart:
         try:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from seo_kernels.cli.console import progress_bar, report_console
-from seo_kernels.cli.errors import usage_error
+from seo_kernels.cli.errors import expect_folder, told_in_a_line
 
 if TYPE_CHECKING:
     from seo_kernels.demo.classify import ClassifySettings, Outcome
@@ -30,26 +30,20 @@ def demo_classify(paths: list[Path], output: Path, given: dict[str, Any]) -> Non
     Raises:
         typer.Exit: status 1 unless both models beat the most frequent class by 20 points; 2 for bad usage.
     """
-    from seo_kernels._extras import MissingExtraError, require
+    from seo_kernels._extras import require
     from seo_kernels.demo.classify import ClassifySettings, require_sklearn
     from seo_kernels.demo.labelled import load_labelled
     from seo_kernels.demo.pictures import draw_confusion, require_matplotlib
 
     begun = time.perf_counter()
-    if output.exists() and not output.is_dir():
-        usage_error(f"--output is {str(output)!r}, which is a file, expected a folder")
-    try:
+    expect_folder("--output", output)
+    with told_in_a_line():
         require_matplotlib()
         require_sklearn()
         require("safetensors", extra="classify", purpose="save the trained models")
         settings = ClassifySettings(**given)
         settings.config(num_classes=2, vocab_size=2)  # sizes that do not fit are told before anything is read
         data = load_labelled(paths, settings.seed)
-    except (ValueError, FileNotFoundError) as error:
-        usage_error(str(error))
-    except MissingExtraError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
     output.mkdir(parents=True, exist_ok=True)
     console = report_console()
     console.print(

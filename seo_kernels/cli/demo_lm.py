@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from seo_kernels.cli.console import progress_bar, report_console
-from seo_kernels.cli.errors import usage_error
+from seo_kernels.cli.errors import expect_folder, told_in_a_line
 
 if TYPE_CHECKING:
     from seo_kernels.demo.corpus import Corpus
@@ -31,26 +31,20 @@ def demo_lm(paths: list[Path], output: Path, given: dict[str, Any]) -> None:
         typer.Exit: status 1 unless the model predicts held-out text better than the frequencies of its bytes
             do; 2 for bad usage.
     """
-    from seo_kernels._extras import MissingExtraError, require
+    from seo_kernels._extras import require
     from seo_kernels.demo.corpus import load_corpus
     from seo_kernels.demo.lm import LMSettings, make_pipeline
     from seo_kernels.demo.pictures import draw_loss, require_matplotlib
     from seo_kernels.models import AdvancedTransformerModel
 
     begun = time.perf_counter()
-    if output.exists() and not output.is_dir():
-        usage_error(f"--output is {str(output)!r}, which is a file, expected a folder")
-    try:
+    expect_folder("--output", output)
+    with told_in_a_line():
         require_matplotlib()
         require("safetensors", extra="models", purpose="save the trained model")
         settings = LMSettings(**given)
         corpus = load_corpus(paths, least_bytes=20 * (settings.length + 1))
         pipeline = make_pipeline(settings)
-    except (ValueError, FileNotFoundError) as error:
-        usage_error(str(error))
-    except MissingExtraError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
     output.mkdir(parents=True, exist_ok=True)
     console = report_console()
     parameters = sum(parameter.numel() for parameter in pipeline.model.parameters())

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from seo_kernels.cli.console import progress_bar, report_console
-from seo_kernels.cli.errors import usage_error
+from seo_kernels.cli.errors import expect_folder, told_in_a_line
 
 if TYPE_CHECKING:
     from seo_kernels.demo.lora import Comparison, LoRASettings
@@ -28,22 +28,15 @@ def demo_lora(paths: list[Path], output: Path, given: dict[str, Any]) -> None:
     Raises:
         typer.Exit: status 1 unless the held-out losses fell and are the same; 2 for bad usage.
     """
-    from seo_kernels._extras import MissingExtraError
     from seo_kernels.demo.corpus import load_corpus
     from seo_kernels.demo.lora import LoRASettings, make_model, prepare, require_peft
 
     begun = time.perf_counter()
-    if output.exists() and not output.is_dir():
-        usage_error(f"--output is {str(output)!r}, which is a file, expected a folder")
-    try:
+    expect_folder("--output", output)
+    with told_in_a_line():
         require_peft()
         settings = LoRASettings(**given)
         corpus = load_corpus(paths, least_bytes=40 * settings.length)
-    except (ValueError, FileNotFoundError) as error:
-        usage_error(str(error))
-    except MissingExtraError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
     output.mkdir(parents=True, exist_ok=True)
     first, second, held_out = prepare(corpus)
     model = make_model(settings)

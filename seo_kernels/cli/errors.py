@@ -1,9 +1,13 @@
 """Bad usage: one line that names what came and what was expected, and exit status 2."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
+
+from seo_kernels._extras import MissingExtraError
 
 
 def usage_error(message: str) -> NoReturn:
@@ -18,6 +22,24 @@ def expect_one_of(name: str, value: str, allowed: Iterable[str]) -> str:
     if value not in choices:
         usage_error(f"{name} is {value!r}, expected one of {', '.join(choices)}")
     return value
+
+
+def expect_folder(name: str, path: Path) -> None:
+    """A usage error where ``path`` is a file."""
+    if path.exists() and not path.is_dir():
+        usage_error(f"{name} is {str(path)!r}, which is a file, expected a folder")
+
+
+@contextmanager
+def told_in_a_line() -> Iterator[None]:
+    """What does not fit is a usage error; a package that is missing leaves with exit status 1."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        usage_error(str(error))
+    except MissingExtraError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
 
 
 def describe_parse_error(error: Any, group: Any, arguments: list[str]) -> str:

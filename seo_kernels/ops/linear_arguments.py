@@ -67,6 +67,8 @@ def fits(input: Any, weight: Any, bias: Any) -> bool:
     """
     if not (isinstance(input, Tensor) and isinstance(weight, Tensor)):
         return False
+    if input.is_nested or weight.is_nested:
+        return False
     dtype, device, shape = input.dtype, input.device, weight.shape
     if autocast_dtype(device) is not None or dtype not in FLOATING or input.layout is not torch.strided:
         return False

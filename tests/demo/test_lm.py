@@ -56,7 +56,7 @@ def test_a_model_that_learned_too_little_fails(
 @pytest.mark.parametrize(
     ("arguments", "came", "expected"),
     [
-        (["--task", "translate"], "--task is 'translate'", "expected one of lm"),
+        (["--task", "translate"], "--task is 'translate'", "expected one of bytes, classify, lm"),
         (["--task", "lm", "--restart"], "--restart is given with --task", "no meaning"),
         (["--task", "lm", "--lora"], "--lora is given with --task", "no meaning"),
         (["--task", "lm", "--heads", "3"], "d_model is 256 for n_heads=3", "a multiple of it"),
