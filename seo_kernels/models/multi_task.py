@@ -8,11 +8,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from seo_kernels.models.model import Model
+from seo_kernels.models.task_configs import check_task_configs
 from seo_kernels.models.transformer import CustomTransformer
 from seo_kernels.nn.linear import Linear
 from seo_kernels.nn.pooling import MeanPooling
 from seo_kernels.nn.sequences import bool_mask, check_tensor, present_positions
-from seo_kernels.nn.sizes import check_choice, check_size
+from seo_kernels.nn.sizes import check_choice
 
 TASK_TYPES = ("classification", "regression", "sequence")
 KEYS = ("num_classes", "type")
@@ -100,18 +101,8 @@ class MultiTaskModel(Model):
 
 def _task_types(task_configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """The type of each task, all of whose keys are checked."""
-    if not isinstance(task_configs, Mapping) or not task_configs:
-        raise ValueError(
-            f'task_configs is {task_configs!r}, expected {{"task": {{"num_classes": 3, "type": ...}}, ...}}'
-        )
-    types = {}
-    for name, task in task_configs.items():
-        where = f"task_configs[{name!r}]"
-        if not isinstance(name, str) or not name or "." in name:
-            raise ValueError(f"task_configs has the task {name!r}, expected a name without dots")
-        if not isinstance(task, Mapping) or sorted(task) != sorted(KEYS):
-            keys = list(task) if isinstance(task, Mapping) else task
-            raise ValueError(f"{where} has {keys}, expected the keys {', '.join(KEYS)}")
-        check_size(f"{where}['num_classes']", task["num_classes"])
-        types[name] = check_choice(f"{where}['type']", task["type"], TASK_TYPES)
-    return types
+    check_task_configs(task_configs, KEYS)
+    return {
+        name: check_choice(f"task_configs[{name!r}]['type']", task["type"], TASK_TYPES)
+        for name, task in task_configs.items()
+    }

@@ -9,14 +9,15 @@ from torch import Tensor, nn
 
 from seo_kernels.models.seo_config import CustomModelConfig
 from seo_kernels.models.seo_model import PooledHead, SEOModel
+from seo_kernels.models.task_configs import check_task_configs
 from seo_kernels.models.task_losses import LOSS_TYPES, check_loss_type, task_loss
 from seo_kernels.nn.pooling import POOLINGS
 from seo_kernels.nn.sequences import check_tensor
-from seo_kernels.nn.sizes import check_choice, check_flag, check_size
+from seo_kernels.nn.sizes import check_choice, check_flag
 from seo_kernels.ops.checks import kind
 
 NEEDED_KEYS = ("num_classes", "loss_type")
-TASK_KEYS = (*NEEDED_KEYS, "pooling_strategy", "use_attention_pooling")
+OPTIONAL_KEYS = ("pooling_strategy", "use_attention_pooling")
 
 
 class CustomMultiTaskSEOModel(SEOModel):
@@ -114,21 +115,9 @@ def create_multi_task_model(
 
 
 def _check_tasks(task_configs: Mapping[str, Mapping[str, Any]]) -> None:
-    if not isinstance(task_configs, Mapping) or not task_configs:
-        raise ValueError(
-            f'task_configs is {task_configs!r}, expected {{"task": {{"num_classes": 3, "loss_type": ...}}}}'
-        )
+    check_task_configs(task_configs, NEEDED_KEYS, OPTIONAL_KEYS)
     for name, task in task_configs.items():
         where = f"task_configs[{name!r}]"
-        if not isinstance(name, str) or not name or "." in name:
-            raise ValueError(f"task_configs has the task {name!r}, expected a name without dots")
-        keys = list(task) if isinstance(task, Mapping) else []
-        if not set(NEEDED_KEYS) <= set(keys) <= set(TASK_KEYS):
-            raise ValueError(
-                f"{where} has {keys if isinstance(task, Mapping) else task!r}, expected the keys "
-                f"{', '.join(NEEDED_KEYS)}, and where wanted {', '.join(TASK_KEYS[2:])}"
-            )
-        check_size(f"{where}['num_classes']", task["num_classes"])
         check_choice(f"{where}['loss_type']", task["loss_type"], LOSS_TYPES)
         check_loss_type(f"{where}['num_classes']", task["loss_type"], task["num_classes"])
         if "pooling_strategy" in task:
