@@ -72,16 +72,7 @@ class TurnedWriter {
 
   void operator()(int64_t row, int64_t rows, int64_t column, int64_t columns, const Acc* values, int64_t ld) const {
     constexpr int64_t W = kLanes<Acc>;
-    for (int64_t n = 0; n < columns; n += W) {
-      for (int64_t r = 0; r < rows; r += W) {
-        Vec<Acc> block[W];
-#pragma GCC unroll 16
-        for (int i = 0; i < W; ++i) block[i] = load(values + (r + i) * ld + n);
-        transpose_stage<Acc, 1>(block);
-#pragma GCC unroll 16
-        for (int i = 0; i < W; ++i) store(turned_.get() + (n + i) * kRows + r, block[i]);
-      }
-    }
+    transpose(values, ld, round_up(rows, W), round_up(columns, W), turned_.get(), kRows);
     write_(column, columns, row, rows, turned_.get(), kRows);
   }
 
