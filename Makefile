@@ -77,7 +77,7 @@ build: .venv/.installed
 # compiled first, where its messages are seen; pip then finds everything built
 .venv/.installed: .venv/.requirements pyproject.toml setup.py
 	$(PY) setup.py --quiet build_ext --inplace
-	$(PIP) --no-build-isolation --editable '.[dev,plots,html,classify]'
+	$(PIP) --no-build-isolation --editable '.[dev,plots,html,classify,train,diagnostics]'
 	touch $@
 
 clean:

@@ -40,7 +40,8 @@ PYTHON_LAYERS: dict[str, set[str]] = {
     "diagnostics": {*OPS, "nn", "reference", "seo_kernels", "_extras"},
     "integrations": {*OPS, "nn", "seo_kernels", "_extras"},
     "training": {*OPS, "nn", "models", "diagnostics", "seo_kernels", "_extras"},
-    "benchmark": {*OPS, "nn", "models", "reference", "seo_kernels", "_extras"},
+    "examples": {*OPS, "nn", "models", "diagnostics", "training", "seo_kernels", "_extras"},
+    "benchmark": {*OPS, "nn", "models", "diagnostics", "training", "reference", "seo_kernels", "_extras"},
     "demo": {*OPS, "nn", "models", "diagnostics", "training", "seo_kernels", "_extras"},
     "cli": {
         *OPS,
@@ -59,7 +60,7 @@ PYTHON_LAYERS: dict[str, set[str]] = {
     "seo_kernels": {*OPS, "nn", "lora", "reference"},
 }
 # What the documented modules in python/ may import of the package.
-DOCUMENTED = {"training", "models", "diagnostics", "nn", "lora", "seo_kernels"}
+DOCUMENTED = {"examples", "training", "models", "diagnostics", "nn", "lora", "seo_kernels"}
 
 # Every folder of csrc, the folders that it may include, and the outside headers that it may not.
 TENSORS = ("torch/", "ATen/", "c10/", "Python.h", "pybind11/")
