@@ -14,9 +14,9 @@ class CustomLossFunction(nn.Module):
     """alpha e^s mean((p - t)^2) + beta e^-s mean(|p - t|), where s starts at 0 and is learnt.
 
     s is half the difference of the two entries of ``log_balance``, a parameter. Both weights are positive
-    whatever an optimizer does, and their product stays alpha beta: for given errors no s brings the loss below
-    2 sqrt(alpha beta MSE L1) (the means' inequality), which is reached where both terms are equally large. A
-    loss whose weights were free would be minimised by weights of 0, whatever the model.
+    whatever an optimizer does, and their product stays alpha beta: for given errors no s brings the loss
+    below 2 sqrt(alpha beta MSE L1) (the means' inequality), which is reached where both terms are equally
+    large. A loss whose weights were free would be minimised by weights of 0, whatever the model.
 
     Weight decay on ``log_balance`` pulls towards alpha and beta as given.
 

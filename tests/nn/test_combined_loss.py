@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from seo_kernels.nn.combined_loss import CustomLossFunction
 from torch.autograd import gradcheck, gradgradcheck
+
+from seo_kernels.nn.combined_loss import CustomLossFunction
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -97,7 +98,7 @@ def test_predictions_that_do_not_fit() -> None:
         loss_fn(torch.ones(8, 1), torch.ones(8))
     with pytest.raises(ValueError, match="at least one entry"):
         loss_fn(torch.ones(0), torch.ones(0))
-    with pytest.raises(TypeError, match="predictions has dtype torch.int64"):
+    with pytest.raises(TypeError, match=r"predictions has dtype torch.int64"):
         loss_fn(torch.arange(3), torch.arange(3))
     with pytest.raises(TypeError, match="alpha is a str"):
         CustomLossFunction("1")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The hand-written Functions against torch's own operations, to the second order and under every transform."""
+"""The hand-written Functions against torch's operations, to the second order and under every transform."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,6 +6,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+
 from seo_kernels.nn.functions import (
     CustomActivation,
     CustomAutogradFunction,
@@ -14,8 +17,6 @@ from seo_kernels.nn.functions import (
     CustomLinear,
     CustomReLU,
 )
-from torch import Tensor
-from torch.autograd import gradcheck, gradgradcheck
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
