@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from seo_kernels.nn.sizes import check_choice
 from seo_kernels.ops.checks import kind
-from seo_kernels.training.memory_use import (
+from seo_kernels.training.peak_memory import (
     MemoryUse,
     measured_memory,
     memory_in_use,

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from seo_kernels.training import memory_use
+from seo_kernels.training import peak_memory
 from seo_kernels.training.torch_manager import RecommendedSettings, TorchManager, pytorch_manager
 
 MEBIBYTE = 2**20
-linux = pytest.mark.skipif(not memory_use.CLEAR_REFS.exists(), reason="peaks are known on Linux")
+linux = pytest.mark.skipif(not peak_memory.CLEAR_REFS.exists(), reason="peaks are known on Linux")
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_the_report_of_blocks(manager: TorchManager) -> None:
 
 
 def test_where_the_system_does_not_tell(manager: TorchManager, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_use, "CLEAR_REFS", memory_use.Path("/proc/nowhere/clear_refs"))
+    monkeypatch.setattr(peak_memory, "CLEAR_REFS", peak_memory.Path("/proc/nowhere/clear_refs"))
     with manager.memory_monitor("a"):
         pass
     assert math.isnan(manager.memory_report()["a"]["peak_gb"])
@@ -88,10 +88,10 @@ def test_where_the_system_does_not_tell(manager: TorchManager, monkeypatch: pyte
 @linux
 def test_clearing_gives_memory_back(manager: TorchManager) -> None:
     blocks = [torch.ones(MEBIBYTE // 64) for _ in range(64 * 16)]  # 64 KiB each: malloc keeps them
-    before = memory_use.memory_in_use(manager.device)
+    before = peak_memory.memory_in_use(manager.device)
     blocks.clear()
     cleared = manager.clear_memory()
-    assert before - memory_use.memory_in_use(manager.device) > 32 * MEBIBYTE
+    assert before - peak_memory.memory_in_use(manager.device) > 32 * MEBIBYTE
     assert cleared["in_use_gb"] > 0
 
 

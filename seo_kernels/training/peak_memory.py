@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from seo_kernels.diagnostics.memory_use import memory_use
+
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
 LOWER_HIGH_WATER_MARK = "5"  # proc(5)
@@ -64,10 +66,9 @@ def _note_peaks(device: torch.device) -> None:
 
 
 def memory_in_use(device: torch.device) -> int:
-    """Bytes: allocated on a GPU, resident in this process on the CPU (0 where the system doesn't tell)."""
-    if device.type == "cuda":
-        return torch.cuda.memory_allocated(device)
-    return _status("VmRSS") if STATUS.exists() else 0
+    """Bytes: of tensors on a GPU, resident in this process on the CPU."""
+    used = memory_use(device)
+    return used["device_bytes" if device.type == "cuda" else "process_bytes"]
 
 
 def release_memory(device: torch.device) -> None:
@@ -101,12 +102,12 @@ def _reset_peak(device: torch.device) -> bool:
 
 
 def _peak(device: torch.device) -> int:
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM")
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _high_water_mark()
 
 
-def _status(field: str) -> int:
+def _high_water_mark() -> int:
     """Bytes."""
     for line in STATUS.read_text().splitlines():
-        if line.startswith(f"{field}:"):
+        if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError(f"{STATUS} has no {field}")
+    raise RuntimeError(f"{STATUS} has no VmHWM")
