@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from seo_kernels.diagnostics.findings import Thresholds, find_issues
+from seo_kernels.diagnostics.findings import Thresholds, checked_thresholds, find_issues
 from seo_kernels.diagnostics.gradient_norms import gradient_norms, named_parameters
 from seo_kernels.diagnostics.history import MAXIMUM, FindingLog, History
 from seo_kernels.diagnostics.memory_use import memory_use
@@ -44,7 +44,7 @@ class AutogradMonitor:
     """
 
     def __init__(self, *, thresholds: Thresholds | None = None, history: int = MAXIMUM) -> None:
-        self.thresholds = Thresholds() if thresholds is None else thresholds
+        self.thresholds = checked_thresholds(thresholds)
         self.history = History(history)
         self.log = FindingLog(history)
         self._asked: float | None = None
@@ -61,9 +61,9 @@ class AutogradMonitor:
                 ``unscale_``.
 
         Returns:
-            "step"; "total_norm", the L2 norm of all gradients; "parameter_norms", by name; "findings", each as
-            it first appeared, and "issues", the same in words; "computation_time", the seconds since the last
-            call, which is a training step where it is made in each (None the first time);
+            "step"; "total_norm", the L2 norm of all gradients; "parameter_norms", by name; "findings", each
+            as it first appeared, and "issues", the same in words; "computation_time", the seconds since the
+            last call, which is a training step where it is made in each (None the first time);
             "monitoring_time", the seconds of this call; "memory", bytes: see ``memory_use``.
 
         Raises:

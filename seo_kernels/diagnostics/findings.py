@@ -125,7 +125,7 @@ def find_issues(
     >>> [(finding.kind, finding.parameter) for finding in find_issues(model)]
     [('missing', '0.weight'), ('missing', '0.bias'), ('explosion', '1.weight'), ('explosion', '1.bias')]
     """
-    limits = Thresholds() if thresholds is None else thresholds
+    limits = checked_thresholds(thresholds)
     known = gradient_norms(model, loss_scale=loss_scale) if norms is None else norms
     by_name = known.by_name()
     suspects = [
@@ -144,6 +144,17 @@ def find_issues(
         found.append(Finding("explosion", largest, owner(largest), step, known.total, note))
     order = {name: place for place, name in enumerate(parameters)}
     return sorted(found, key=lambda finding: order[finding.parameter])
+
+
+def checked_thresholds(thresholds: Thresholds | None) -> Thresholds:
+    """The thresholds; for None 10.0 and 1e-8.
+
+    Raises:
+        TypeError: something else.
+    """
+    if thresholds is not None and not isinstance(thresholds, Thresholds):
+        raise TypeError(f"thresholds is {kind(thresholds)}, expected Thresholds or None")
+    return Thresholds() if thresholds is None else thresholds
 
 
 def owner(parameter: str) -> str:
