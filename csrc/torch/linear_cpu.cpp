@@ -27,7 +27,7 @@ std::pair<Tensor, Tensor> forward(Tensor input, Tensor weight, OptionalTensor bi
     preactivation = make_tensor(input, shape, input.scalar_type());
     p.preactivation = rows_of(preactivation, "preactivation");
   }
-  run_product(p, input);
+  run_product(p);
   return {out, preactivation};
 }
 
@@ -64,7 +64,7 @@ std::tuple<Tensor, Tensor, Tensor> linear_backward(Tensor grad_out, Tensor input
     p.a = grad;
     p.b.matrix = matrix_of(weight, "weight");
     p.out = rows_of(grad_input, "grad_input");
-    run_product(p, input);
+    run_product(p);
   }
   if (wanted[kWeight]) grad_weight = weight_gradient(grad, matrix_of(input, "input"), input);
   return {grad_input, grad_weight, rows.column_sums};

@@ -9,7 +9,7 @@ Tensor weight_gradient(const MatrixView& grad, const MatrixView& input, const Te
   p.a = grad.transposed();
   p.b.matrix = input;
   p.out = rows_of(gradient, "gradient");
-  run_product(p, like);
+  run_product(p);
   return gradient;
 }
 

@@ -43,8 +43,8 @@ std::tuple<Tensor, Tensor> lora_linear_forward(Tensor input, Tensor weight, Opti
   if (p.a.rows > 0) {
     const int64_t panels = cpu::kernels().linear.panel_count(p.dtype, p.out.columns);
     const Division division(p.out.rows, p.out.columns, p.a.columns, panels);
-    const Tensor memory[] = {packed_memory(input, p.dtype, p.b, division.held()), packed_memory(input, p.dtype, p.down),
-                             packed_memory(input, p.dtype, p.up, division.held())};
+    const WorkingMemory memory[] = {packed_memory(p.dtype, p.b, division.held()), packed_memory(p.dtype, p.down),
+                                    packed_memory(p.dtype, p.up, division.held())};
     pack_sides(p, division);
     division.run([&](const cpu::MatmulShare& share) { cpu::kernels().linear.lora_forward(p, share); });
   }
@@ -97,9 +97,8 @@ FiveTensors lora_linear_backward(Tensor grad_out, Tensor input, Tensor weight, O
     Tensor parts_a = factor_parts(wanted[kLoraA], input, division.slots, rank, p.input.columns, p.grad_lora_a);
     Tensor parts_b = factor_parts(wanted[kLoraB], input, division.slots, rank, p.a.columns, p.grad_lora_b);
     if (p.a.rows > 0) {
-      const Tensor memory[] = {packed_memory(input, p.dtype, p.b, division.held()),
-                               packed_memory(input, p.dtype, p.down),
-                               packed_memory(input, p.dtype, p.up, division.held())};
+      const WorkingMemory memory[] = {packed_memory(p.dtype, p.b, division.held()), packed_memory(p.dtype, p.down),
+                                      packed_memory(p.dtype, p.up, division.held())};
       pack_sides(p, division);
       division.run([&](const cpu::MatmulShare& share) { cpu::kernels().linear.lora_backward(p, share); });
     }

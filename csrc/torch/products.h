@@ -6,6 +6,7 @@
 #include "cpu/kernels.h"
 #include "torch/matrices.h"
 #include "torch/slots.h"
+#include "torch/working_memory.h"
 
 namespace seo_kernels {
 
@@ -44,14 +45,13 @@ struct Division {
   }
 };
 
-// Memory for the packed form of a right-hand side, or for `held` of its panels; it lives as long as the tensor
-// returned.
-inline Tensor packed_memory(const Tensor& like, DType dtype, cpu::PackedMatrix& matrix, int64_t held = -1) {
+// Memory for the packed form of a right-hand side, or for `held` of its panels.
+inline WorkingMemory packed_memory(DType dtype, cpu::PackedMatrix& matrix, int64_t held = -1) {
   const auto& kernels = cpu::kernels().linear;
   int64_t bytes = kernels.panel_bytes(dtype, matrix.matrix.rows, matrix.matrix.columns);
   if (held >= 0) bytes = bytes / kernels.panel_count(dtype, matrix.matrix.columns) * held;
-  Tensor memory = make_tensor(like, {bytes}, ScalarType::Byte);
-  matrix.packed = memory.data_ptr();
+  WorkingMemory memory(static_cast<size_t>(bytes));
+  matrix.packed = memory.data();
   return memory;
 }
 
@@ -74,8 +74,7 @@ inline bool few_rows(const cpu::MatmulParams& p) {
   return p.a.rows <= cpu::kFewRows && p.a.column_stride == 1 && p.b.matrix.row_stride == 1;
 }
 
-// like: any tensor of the device
-inline void run_product(cpu::MatmulParams p, const Tensor& like) {
+inline void run_product(cpu::MatmulParams p) {
   if (p.out.rows == 0 || p.out.columns == 0) return;
   if (few_rows(p)) {
     const int64_t slots = slots_for(p.a.rows * p.a.columns * p.out.columns);
@@ -91,7 +90,7 @@ inline void run_product(cpu::MatmulParams p, const Tensor& like) {
   }
   const int64_t rows = p.a.rows, columns = p.b.matrix.columns;
   const Division division(rows, columns, p.a.columns, cpu::kernels().linear.panel_count(p.dtype, columns));
-  const Tensor memory = packed_memory(like, p.dtype, p.b, division.held());
+  const WorkingMemory memory = packed_memory(p.dtype, p.b, division.held());
   if (division.by_rows) {
     const int64_t packers = slots_for(p.b.matrix.rows * p.b.matrix.columns);
     for_each_slot(packers, [&](int64_t slot) { pack_share(p.dtype, p.b, packers, slot); });
