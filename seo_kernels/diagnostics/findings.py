@@ -75,9 +75,10 @@ class Finding:
 
     def __str__(self) -> str:
         when = "" if self.step is None else f" at step {self.step}"
-        where = f"module {self.module}" if self.module else "the model itself"
+        place = f"module {self.module}" if self.module else "the model itself"
+        where = f" ({place})" if self.module == owner(self.parameter) else f"; it began in {place}"
         note = f", {self.note}" if self.note else ""
-        return f"{self.parameter}: {self._what()}{when} ({where}){note}"
+        return f"{self.parameter}: {self._what()}{when}{where}{note}"
 
     def _what(self) -> str:
         if self.kind in ("nan", "inf"):

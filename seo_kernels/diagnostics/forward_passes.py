@@ -93,13 +93,13 @@ class ForwardPasses:
         self.handles.append(model.register_forward_hook(Hook(self._finish)))
 
     def origin(self) -> tuple[str, str] | None:
-        """The module that was first to give NaN or Inf, and how; None where none did."""
+        """The module whose output was first to have NaN or Inf, and how; None where none had."""
         trouble = self._call_again() if self._compiled else ""
         usual = set(self._usual.broken())  # what gave Inf while all gradients were finite: a mask, say
         first = next((name for name in self._flags.broken() if name not in usual), None)
         if first is None:
             return None
-        parts = [f"first in the output of {first or 'the model'}"]
+        parts = ["in the forward pass"]
         if not all(all_finite((call.args, call.kwargs)) for call in self._calls):
             parts.append("the model's input is not finite")
         own = self._inner.get_submodule(first).named_parameters(recurse=False)

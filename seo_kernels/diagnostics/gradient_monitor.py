@@ -64,7 +64,7 @@ class GradientMonitor:
     >>> with GradientMonitor(model) as monitor:
     ...     model(torch.tensor([[1.0, math.inf]])).sum().backward()
     >>> print(monitor.log.all[0])  # doctest: +ELLIPSIS
-    0.weight: ... of the gradient are ... at step 0 (module 0), first in the output of 0, the model's ...
+    0.weight: ... of the gradient are ... at step 0 (module 0), in the forward pass, the model's input is ...
     """
 
     def __init__(
@@ -218,7 +218,7 @@ class GradientMonitor:
             return ordered
         module, note = origin or (
             broken[0].module,
-            "first in the backward pass" if self._forward is not None else "",
+            "in the backward pass" if self._forward is not None else "",
         )
         broken.sort(key=lambda finding: not _within(finding.parameter, module))  # its own parameters first
         others = [finding for finding in ordered if finding.kind not in ("nan", "inf")]

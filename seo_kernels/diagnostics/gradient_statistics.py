@@ -96,11 +96,28 @@ def tensor_statistics(tensors: Sequence[Tensor], scale: float = 1.0) -> list[Ten
     >>> tensor_statistics([torch.tensor([0.0, 3.0, -3.0, float("nan")])])[0].nonfinite
     1
     """
-    if not tensors:
+    return settled([pending_statistics(tensor) for tensor in tensors], scale)
+
+
+@dataclass(frozen=True)
+class PendingStatistics:
+    """Statistics that are still on the device of their tensor: seven numbers in ``row``."""
+
+    size: int
+    row: Tensor
+
+
+def pending_statistics(tensor: Tensor) -> PendingStatistics:
+    """The statistics of a tensor, without waiting for its device."""
+    return PendingStatistics(tensor.numel(), _row(tensor))
+
+
+def settled(pending: Sequence[PendingStatistics], scale: float = 1.0) -> list[TensorStatistics]:
+    """The same on the host, divided by ``scale``: one transfer for all of them."""
+    if not pending:
         return []
-    rows = [_row(tensor) for tensor in tensors]
-    table = torch.stack([row.to(rows[0].device) for row in rows]).tolist()
-    return [_statistics(tensor.numel(), row, scale) for tensor, row in zip(tensors, table, strict=True)]
+    table = torch.stack([entry.row.to(pending[0].row.device) for entry in pending]).tolist()
+    return [_statistics(entry.size, row, scale) for entry, row in zip(pending, table, strict=True)]
 
 
 def merged(parts: Iterable[TensorStatistics]) -> TensorStatistics:

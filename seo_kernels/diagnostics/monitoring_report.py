@@ -12,6 +12,9 @@ import torch.distributed as dist
 from seo_kernels.diagnostics.findings import Finding
 from seo_kernels.diagnostics.report_files import json_text, write_atomically
 
+MOST_LINES = 50  # of one list in a text; JSON has all
+REPEATED = ("findings", "current_issues")  # in other words under "issues"
+
 
 def write_report(path: str | os.PathLike[str], title: str, summary: Mapping[str, Any]) -> Path | None:
     """Write a summary: as JSON where the path ends so, else as text; in the first process only.
@@ -25,8 +28,12 @@ def write_report(path: str | os.PathLike[str], title: str, summary: Mapping[str,
     if not reports_here():
         return None
     as_json = os.fspath(path).lower().endswith(".json")
-    text = json_text(_plain(summary)) if as_json else report_text(title, summary)
+    text = json_text(_plain(summary)) if as_json else report_text(title, _once(summary))
     return write_atomically(path, text + "\n")
+
+
+def _once(summary: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in summary.items() if name not in REPEATED}
 
 
 def reports_here() -> bool:
@@ -57,7 +64,9 @@ def _lines(values: Mapping[str, Any], indent: str) -> list[str]:
         elif isinstance(value, Mapping):
             lines += [label, *_lines(value, indent + "  ")] if value else [f"{label} none"]
         elif isinstance(value, (list, tuple)) and value and isinstance(value[0], (str, Finding)):
-            lines += [label, *(f"{indent}  {entry!s}" for entry in value)]
+            lines += [label, *(f"{indent}  {entry!s}" for entry in value[:MOST_LINES])]
+            if len(value) > MOST_LINES:
+                lines.append(f"{indent}  and {len(value) - MOST_LINES} more")
         elif isinstance(value, (list, tuple)):
             lines.append(f"{label} {' '.join(_number(entry) for entry in value) or 'none'}")
         else:
