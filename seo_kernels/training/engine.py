@@ -53,7 +53,8 @@ class TrainingEngine(UpdateEngine):
         settings: see ``EngineSettings``.
         scheduler: of the optimizer; a ``ReduceLROnPlateau`` steps at the end of each epoch with the
             validation loss, or without one with the epoch's own.
-        monitor: has ``monitor_gradients(model, norms=, step=)``, called before each update's clipping.
+        monitor: has ``monitor_gradients(model, step=)``, an ``AutogradMonitor`` for example; called before each
+            update's clipping, with the number of the update, left out ones too.
 
     Attributes:
         model: as it is called, wrapped in several processes; ``module`` is the one that is inside.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from seo_kernels.diagnostics.gradient_norms import GradientNorms, gradient_norms, unwrapped
+from seo_kernels.diagnostics.gradient_norms import gradient_norms, unwrapped
 from seo_kernels.ops.checks import kind
 from seo_kernels.training.buffers import BufferKeeper
 from seo_kernels.training.ema import ExponentialMovingAverage
@@ -34,7 +34,7 @@ LossOfBatch = Callable[[nn.Module, Any], Any]
 class Monitor(Protocol):
     """What watches the gradients of each update: unscaled, of the whole window, before clipping."""
 
-    def monitor_gradients(self, model: nn.Module, *, norms: GradientNorms, step: int) -> Any: ...
+    def monitor_gradients(self, model: nn.Module, *, step: int) -> Any: ...
 
 
 class UpdateEngine:
@@ -184,7 +184,7 @@ class UpdateEngine:
         self.scaler.unscale_(self.optimizer)
         norms = gradient_norms(self.module)
         if self.monitor is not None:
-            self.monitor.monitor_gradients(self.module, norms=norms, step=self.position.windows - 1)
+            self.monitor.monitor_gradients(self.module, step=self.position.windows - 1)
         if not norms.finite:
             BufferKeeper.restore(window.buffers)
             searching = self.scaler.is_enabled() and self.scaler.get_scale() > 1.0
