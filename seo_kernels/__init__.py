@@ -8,6 +8,9 @@ torch.Size([1, 2, 100, 16])
 
 __version__ = "0.1.0"
 
+import importlib
+from typing import Any
+
 from seo_kernels import lora, nn, reference
 from seo_kernels._library import info
 from seo_kernels.ops.activation import bias_act, gated_act
@@ -59,3 +62,16 @@ __all__ = [
     "nn",
     "reference",
 ]
+
+# what stands above the ops: imported when it is first asked for
+_LATER = ("diagnostics", "examples", "models", "training")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

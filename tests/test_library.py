@@ -1,6 +1,8 @@
 """Loading, refusing with a reason, warning once; optional dependencies."""
 
 import json
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -125,3 +127,16 @@ def test_broken_extra_keeps_its_own_error(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_uninitialised_memory_is_poisoned(poisoned_memory: None) -> None:
     assert torch.empty(100).isnan().all()
+
+
+def test_what_stands_above_the_ops_is_imported_when_asked_for() -> None:
+    program = (
+        "import sys, seo_kernels as sk\n"
+        "above = [f'seo_kernels.{name}' for name in ('diagnostics', 'models', 'training')]\n"
+        "assert not [name for name in [*above, 'accelerate', 'transformers'] if name in sys.modules]\n"
+        "assert sk.training is sys.modules['seo_kernels.training'] and 'models' in dir(sk)\n"
+        "assert not [name for name in ('accelerate', 'transformers') if name in sys.modules]\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+    with pytest.raises(AttributeError, match="'seo_kernels' has no attribute 'novelty'"):
+        _ = sk.novelty
