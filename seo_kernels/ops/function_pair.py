@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from seo_kernels import _library
-from seo_kernels.ops.function_pair_autodiff import PairAutodiff
+from seo_kernels.ops.function_pair_autodiff import PairAutodiff, SecondOrderFormula
 from seo_kernels.ops.function_pair_names import PairNames, as_tuple
 from seo_kernels.ops.transforms import transformed
 
@@ -38,7 +38,7 @@ class FunctionPair:
       any nesting of ``torch.func`` transforms; or the op alone where nobody wants a derivative.
 
     Derivatives of second and higher order, and of forward mode, are those of ``plain``, taken in plain
-    torch in float32 or float64.
+    torch in float32 or float64; ``second_order`` may be faster where nobody differentiates the second.
 
     Args:
         name: of the op in ``torch.ops.seo_kernels``, without ``_forward``.
@@ -58,6 +58,7 @@ class FunctionPair:
             the op treats alike and independently of each other: ``torch.func.vmap`` puts one more in front.
         rows: names whose first dimension is that of the flattened leading dimensions: vmap puts the problems
             one behind the other. An op with rows only, (N, C) say, names all of them here.
+        second_order: a formula of the second derivatives, see ``SecondOrderFormula``.
 
     vmap loops over the problems where others are batched, where gradients of others are wanted (a weight's
     are sums over the leading dimensions), and with a seed, since the dropout bits depend on the row.
@@ -89,6 +90,7 @@ class FunctionPair:
         backward_takes: Sequence[str] | None = None,
         leading: Sequence[str] = (),
         rows: Sequence[str] = (),
+        second_order: SecondOrderFormula | None = None,
     ) -> None:
         self.name = name
         self.names = PairNames(
@@ -104,7 +106,7 @@ class FunctionPair:
         self._backward_op: Any = None
         self._plain = plain
         self._fake = fake
-        self._autodiff = PairAutodiff(self.names, self._run_forward, self._run_backward, plain)
+        self._autodiff = PairAutodiff(self.names, self._run_forward, self._run_backward, plain, second_order)
         if hasattr(getattr(torch.ops, _NAMESPACE), f"{name}_forward"):
             self.register()
 

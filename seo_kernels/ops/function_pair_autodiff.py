@@ -16,10 +16,14 @@ from torch.autograd import forward_ad
 
 from seo_kernels.ops.function_pair_names import PairNames, as_tuple
 from seo_kernels.ops.function_pair_vmap import Batched, in_problems
-from seo_kernels.ops.transforms import transformed
+from seo_kernels.ops.transforms import differentiated, transformed
 
 Optionals = tuple[Tensor | None, ...]
 Op = Callable[..., tuple[Tensor, ...]]
+# (run_forward, run_gradients, values, kept, direction, grads, wanted, want_tangents) -> (tangents, bends):
+# ``PairAutodiff._second_order`` where nobody differentiates the result, with the op itself and its gradients
+# (grads, values, kept, wanted); of several dtypes it sees the wide ones.
+SecondOrderFormula = Callable[..., tuple[Sequence[Tensor | None], Sequence[Tensor | None]]]
 _HALF = (torch.bfloat16, torch.float16)
 
 
@@ -31,6 +35,8 @@ class PairAutodiff:
         run_forward: the op, without autograd.
         run_backward: its gradient, without autograd.
         plain: the op in plain torch.
+        formula: of the second derivatives that nobody differentiates further; None: they are those of
+            ``plain`` too.
     """
 
     def __init__(
@@ -39,9 +45,12 @@ class PairAutodiff:
         run_forward: Op,
         run_backward: Op,
         plain: Callable[..., Tensor | tuple[Tensor, ...]],
+        formula: SecondOrderFormula | None = None,
     ) -> None:
         self.names = names
         self.plain = plain
+        self.formula = formula
+        self.run_forward = run_forward
         self.run_backward = run_backward
         self.function = self._function(run_forward)
         self.gradient_function = self._gradient_function()
@@ -74,13 +83,13 @@ class PairAutodiff:
 
             @staticmethod
             def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, ...]:
-                values, _kept = pair._split(_saved_primals(ctx))
+                values, kept = pair._split(_saved_primals(ctx))
                 like = next(value for value in values if isinstance(value, Tensor))
                 zeros = [like.new_zeros(shape, dtype=dtype) for shape, dtype in ctx.results]
                 direction = [tangents[place] for place in names.places]
                 # torch turns forward mode off around a jvp, which would lose the tangents of outer levels.
                 with forward_ad._set_fwd_grad_enabled(True):
-                    moved, _ = pair._second_order(values, direction, zeros[:count], want_tangents=True)
+                    moved, _ = pair._second_order(values, kept, direction, zeros[:count], want_tangents=True)
                 changes = (
                     zero if m is None else m.to(zero.dtype) for m, zero in zip(moved, zeros, strict=False)
                 )
@@ -128,6 +137,7 @@ class PairAutodiff:
                 wanted = [needed[count + place] for place in names.places]
                 moved, bent = pair._second_order(
                     values,
+                    kept,
                     [d if want else None for d, want in zip(directions, ctx.wanted, strict=True)],
                     grads,
                     wanted,
@@ -145,7 +155,7 @@ class PairAutodiff:
                 grad_tangents, direction, _ = parts(tangents[:-number])
                 moving = [direction[place] for place in names.places]
                 with forward_ad._set_fwd_grad_enabled(True):
-                    _, moved = pair._second_order(values, moving, grads, ctx.wanted)
+                    _, moved = pair._second_order(values, kept, moving, grads, ctx.wanted)
                     if any(tangent is not None for tangent in grad_tangents):
                         linear = pair._gradients(grad_tangents, values, kept, ctx.wanted)
                         moved = tuple(
@@ -192,6 +202,7 @@ class PairAutodiff:
     def _second_order(
         self,
         values: Sequence[Any],
+        kept: Sequence[Any],
         direction: Sequence[Tensor | None],
         grads: Sequence[Tensor | None],
         wanted: Sequence[bool] = (),
@@ -201,8 +212,9 @@ class PairAutodiff:
         """J u (if ``want_tangents``) and d/dx <g, J u> of every ``wanted`` input.
 
         With J the Jacobian of the outputs by the differentiable inputs x, u the ``direction`` and g the
-        ``grads``: <u, g J> is taken by reverse mode, and differentiated by reverse mode once more, since
-        forward mode does not nest inside a jvp.
+        ``grads``: by the formula, where there is one and nobody differentiates or transforms the result.
+        Else <u, g J> is taken by reverse mode, and differentiated by reverse mode once more, since forward
+        mode does not nest inside a jvp.
 
         Returns:
             For every output and every differentiable input its derivative, or None where it is zero or nobody
@@ -233,6 +245,8 @@ class PairAutodiff:
 
         device = next(value.device.type for value in wide if isinstance(value, Tensor))
         with torch.autocast(device, enabled=False):  # the dtypes are chosen here
+            if self.formula is not None and not differentiated(*wide, *some, *direction):
+                return self._by_formula(self.formula, (values, kept, direction, grads), wanted, want_tangents)
             pull = torch.func.vjp(pulled, *(some if want_tangents else ()), *xs)[1]
             found = pull(tuple(_wide(direction[i]) for i in moving))
         for i, derivative in zip(present if want_tangents else (), found, strict=False):
@@ -240,6 +254,22 @@ class PairAutodiff:
         for i, derivative in zip(asked, found[-len(xs) :] if xs else (), strict=True):
             bends[i] = derivative.to(values[names.places[i]].dtype)
         return tuple(tangents), tuple(bends)
+
+    def _by_formula(
+        self,
+        formula: SecondOrderFormula,
+        operands: Sequence[Sequence[Any]],
+        wanted: Sequence[bool],
+        want_tangents: bool,
+    ) -> tuple[Optionals, Optionals]:
+        """``_second_order`` of (values, kept, direction, grads)."""
+        wide = (tuple(map(_wide, operand)) for operand in operands)
+        tangents, bends = formula(self.run_forward, self._run_gradients, *wide, wanted, want_tangents)
+        values = operands[0]
+        return tuple(tangents), tuple(
+            bend if bend is None else bend.to(values[place].dtype)
+            for bend, place in zip(bends, self.names.places, strict=True)
+        )
 
     def _split(self, restored: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
         """The inputs, and the outputs that were kept."""

@@ -8,6 +8,7 @@ from torch import Tensor
 from seo_kernels.ops.checks import activation_name
 from seo_kernels.ops.function_pair import FunctionPair
 from seo_kernels.ops.linear_arguments import fits, normalise_linear
+from seo_kernels.ops.linear_second_order import linear_second_order
 from seo_kernels.ops.transforms import transformed
 from seo_kernels.reference.linear import linear_op
 
@@ -80,4 +81,5 @@ _pair = FunctionPair(
     saved_outputs=("preactivation",),
     backward_takes=("input", "weight", "bias", "preactivation", "activation"),
     leading=("input", "out", "preactivation"),
+    second_order=linear_second_order,
 )
