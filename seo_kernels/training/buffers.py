@@ -6,30 +6,16 @@ import torch
 from torch import Tensor, nn
 
 
-class BufferKeeper:
-    """Remembers a model's buffers, and puts them back; what never changes is copied once only.
+def kept_buffers(model: nn.Module) -> dict[Tensor, Tensor]:
+    """A copy of the values of each buffer.
 
-    Args:
-        model: whose buffers these are.
+    All of them: batch normalisation writes its statistics without counting up their version.
     """
+    return {buffer: buffer.detach().clone() for buffer in model.buffers()}
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.copies: dict[Tensor, tuple[int, Tensor]] = {}  # by identity: the version, the values
 
-    def keep(self) -> dict[Tensor, Tensor]:
-        """The values that the buffers have now."""
-        buffers = list(self.model.buffers())
-        for buffer in buffers:
-            known = self.copies.get(buffer)
-            if known is None or known[0] != buffer._version:
-                self.copies[buffer] = (buffer._version, buffer.detach().clone())
-        self.copies = {buffer: self.copies[buffer] for buffer in buffers}
-        return {buffer: values for buffer, (_, values) in self.copies.items()}
-
-    @staticmethod
-    @torch.no_grad()
-    def restore(kept: dict[Tensor, Tensor]) -> None:
-        """Give the buffers the values that ``keep`` gave."""
-        for buffer, values in kept.items():
-            buffer.copy_(values)
+@torch.no_grad()
+def restore_buffers(kept: dict[Tensor, Tensor]) -> None:
+    """Give the buffers the values that ``kept_buffers`` copied."""
+    for buffer, values in kept.items():
+        buffer.copy_(values)

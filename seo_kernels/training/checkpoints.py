@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -65,14 +64,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none.
+        OSError: it cannot be opened.
         ValueError: the file is something else, or broken.
     """
     if not path.is_file():
         raise FileNotFoundError(2, f"there is no checkpoint at {path}")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is no checkpoint that can be read: {error}") from error
+    with path.open("rb") as file:
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # what is no checkpoint fails in any way
+            raise ValueError(f"{path} is no checkpoint that can be read: {error}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError(f"{path} is something else, expected a checkpoint of format {FORMAT}")
     return state
@@ -88,9 +89,7 @@ def check_plain(value: object, where: str) -> None:
         for index, entry in enumerate(value):
             check_plain(entry, f"{where}[{index}]")
     elif not isinstance(value, PLAIN):
-        raise TypeError(
-            f"{where} is {kind(value)}, expected what a checkpoint can hold: tensors, numbers, text"
-        )
+        raise TypeError(f"{where} is {kind(value)}, expected tensors, numbers or text")
 
 
 def check_fits(model: nn.Module, state: Mapping[str, Any], path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from seo_kernels.training.checkpoints import (
     read_checkpoint,
     write_checkpoint,
 )
-from seo_kernels.training.engine_batches import name_batch, numbers, row_count
+from seo_kernels.training.engine_batches import known_length, name_batch, numbers, row_count
 from seo_kernels.training.engine_settings import EngineSettings
 from seo_kernels.training.engine_updates import LossOfBatch, Monitor, Scheduler, UpdateEngine
 from seo_kernels.training.non_finite import NonFiniteError
@@ -53,8 +53,8 @@ class TrainingEngine(UpdateEngine):
         settings: see ``EngineSettings``.
         scheduler: of the optimizer; a ``ReduceLROnPlateau`` steps at the end of each epoch with the
             validation loss, or without one with the epoch's own.
-        monitor: has ``monitor_gradients(model, step=)``, an ``AutogradMonitor`` for example; called before each
-            update's clipping, with the number of the update, left out ones too.
+        monitor: has ``monitor_gradients(model, step=)``, an ``AutogradMonitor`` for example; called before
+            each update's clipping, with the update's number, left out ones too.
 
     Attributes:
         model: as it is called, wrapped in several processes; ``module`` is the one that is inside.
@@ -116,7 +116,7 @@ class TrainingEngine(UpdateEngine):
         """
         folder = None if checkpoint_folder is None else prepare_folder(checkpoint_folder)
         shared = self.processes.part("loader", loader)
-        count = len(shared) if isinstance(shared, Sized) else None
+        count = known_length(shared)
         batches = self._begin_epoch(shared)
         epoch, position = self._epoch, self.position
         assert epoch is not None
@@ -201,9 +201,9 @@ class TrainingEngine(UpdateEngine):
             epochs: to train; those that were finished before the checkpoint count as done.
             patience: stop once so many epochs in a row did not improve the validation loss; None: never.
             min_delta: by how much it has to become smaller to be an improvement.
-            checkpoint_folder: "checkpoint.pt" is written there after each epoch, and as the settings have it;
-                "best.pt", the parameters of the best epoch by validation loss, those of the average where
-                one is kept; see ``load_best``.
+            checkpoint_folder: "checkpoint.pt" is written there at the beginning, after each epoch, and as the
+                settings have it; "best.pt", the parameters of the best epoch by validation loss, those of the
+                average where one is kept; see ``load_best``.
             resume: go on from the checkpoint in the folder; where there is none, begin.
 
         Returns:
@@ -222,8 +222,10 @@ class TrainingEngine(UpdateEngine):
             if validation is None:
                 raise ValueError(f"patience is {patience} without validation, expected both")
         folder = None if checkpoint_folder is None else prepare_folder(checkpoint_folder)
-        until = epochs if self._resumed(folder, resume) else self.position.epoch + epochs
-        history = self.history
+        resumed, history = self._resumed(folder, resume), self.history
+        until = epochs if resumed else self.position.epoch + epochs
+        if folder is not None and not resumed:
+            self.save_checkpoint(folder)
         history.stopped_early = history.waited(patience)
         while self.position.epoch < until and not history.stopped_early:
             try:

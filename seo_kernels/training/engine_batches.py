@@ -37,6 +37,14 @@ def row_count(batch: object) -> int:
     return rows
 
 
+def known_length(loader: Any) -> int | None:
+    """How many batches it yields; None where it does not say."""
+    try:
+        return len(loader)
+    except TypeError:  # a DataLoader of a stream has __len__ too
+        return None
+
+
 def shapes(batch: object) -> str:
     """The shapes of its tensors, for a message."""
     found = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_of(batch))

@@ -109,9 +109,7 @@ def passed_over(loader: Any, resume: ResumePoint, done: int) -> Iterator[Any]:
     nothing = object()
     for index in range(done):
         if next(batches, nothing) is nothing:
-            raise ValueError(
-                f"loader yields {index} batches, expected the {done} that the checkpoint has done"
-            )
+            raise ValueError(f"loader yields {index} batches, expected {done}, done at the checkpoint")
     set_draws(resume.now, loader)
     return batches
 

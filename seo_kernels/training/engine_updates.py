@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from seo_kernels.diagnostics.gradient_norms import gradient_norms, unwrapped
 from seo_kernels.ops.checks import kind
-from seo_kernels.training.buffers import BufferKeeper
+from seo_kernels.training.buffers import kept_buffers, restore_buffers
 from seo_kernels.training.ema import ExponentialMovingAverage
 from seo_kernels.training.engine_batches import loss_and_metrics, numbers, row_count
 from seo_kernels.training.engine_settings import EngineSettings
@@ -68,7 +68,6 @@ class UpdateEngine:
         self.history = TrainingHistory(settings.history_length)
         self.position = Position()
         self.accumulator = GradientAccumulator(self.module)
-        self._buffers = BufferKeeper(self.module)
         self._window = Window()
 
     @property
@@ -105,7 +104,9 @@ class UpdateEngine:
         closes = last or window.count + 1 >= self.settings.accumulation_steps
         if not self.module.training:
             self.model.train()
-        buffers = self._buffers.keep()
+        buffers = kept_buffers(self.module)
+        if window.count == 0:
+            window.buffers = buffers
         apart = contextlib.nullcontext() if closes else self.processes.apart(self.model)
         with apart:
             loss, metrics = self._forward(batch)
@@ -120,7 +121,7 @@ class UpdateEngine:
         problem, rate = None, self.learning_rate
         norm, updated = math.nan, False
         if not finite:
-            BufferKeeper.restore(buffers)
+            restore_buffers(buffers)
             problem = f"the loss of batch {self.position.batches - 1} is {values[0]}"
             if self.settings.non_finite == "stop":
                 self._discard_window()
@@ -164,11 +165,10 @@ class UpdateEngine:
         self.optimizer.zero_grad()
         self.module.zero_grad()
         self.accumulator.reset()
-        self._window.buffers = self._buffers.keep()
 
     def _discard_window(self) -> None:
         if self._window.count:
-            BufferKeeper.restore(self._window.buffers)
+            restore_buffers(self._window.buffers)
         self.accumulator.reset()
         self._window = Window()
 
@@ -186,7 +186,7 @@ class UpdateEngine:
         if self.monitor is not None:
             self.monitor.monitor_gradients(self.module, step=self.position.windows - 1)
         if not norms.finite:
-            BufferKeeper.restore(window.buffers)
+            restore_buffers(window.buffers)
             searching = self.scaler.is_enabled() and self.scaler.get_scale() > 1.0
             self.scaler.update()
             # a loss that was scaled too much is no problem: the scale has just been lowered

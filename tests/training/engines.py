@@ -18,7 +18,7 @@ def squared_error(model: nn.Module, batch: Pair) -> Tensor:
     return F.mse_loss(model(batch[0]), batch[1])
 
 
-def small_model(dropout: float = 0.0, norm: bool = False) -> nn.Module:
+def small_model(dropout: float = 0.0, norm: bool = False) -> nn.Sequential:
     torch.manual_seed(0)
     layers = [nn.Linear(5, 8), nn.BatchNorm1d(8) if norm else nn.Tanh(), nn.Dropout(dropout), nn.Linear(8, 2)]
     return nn.Sequential(*layers)

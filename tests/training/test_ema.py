@@ -45,15 +45,20 @@ def test_applied_and_restored() -> None:
     model.train()(torch.randn(6, 5, dtype=torch.float64))  # statistics that the average does not know yet
     expected = [0.9 * e + 0.1 * p for e, p in zip(expected, model.parameters(), strict=True)]
     before, addresses = copied(model), [p.data_ptr() for p in model.parameters()]
-    with pytest.raises(KeyError), ema.applied() as inside:
-        assert inside is model
-        torch.testing.assert_close(list(model.parameters()), expected, rtol=1e-12, atol=1e-14)
-        assert int(model[1].num_batches_tracked) == 1  # type: ignore[index,call-overload]
-        with pytest.raises(RuntimeError, match="update within applied"):
-            ema.update()
-        with pytest.raises(RuntimeError, match="applied\\(\\) within applied"), ema.applied():
-            pass
-        raise KeyError
+
+    def inside() -> None:
+        with ema.applied() as applied:
+            assert applied is model
+            torch.testing.assert_close(list(model.parameters()), expected, rtol=1e-12, atol=1e-14)
+            assert int(model[1].num_batches_tracked) == 1  # type: ignore[index,call-overload]
+            with pytest.raises(RuntimeError, match="update within applied"):
+                ema.update()
+            with pytest.raises(RuntimeError, match=r"applied\(\) within applied"), ema.applied():
+                pass
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        inside()
     assert same(before, copied(model))
     assert addresses == [p.data_ptr() for p in model.parameters()]
     ema.update()

@@ -122,7 +122,9 @@ def test_a_schedule_by_plateau(validated: bool) -> None:
     assert trained.learning_rate == pytest.approx(0.005)
     assert isinstance(trained.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
     epochs = trained.history.epochs
-    expected = [e.validation["loss"] for e in epochs if e.validation] if validated else [e.loss for e in epochs]
+    expected = (
+        [e.validation["loss"] for e in epochs if e.validation] if validated else [e.loss for e in epochs]
+    )
     assert trained.scheduler.best == expected[0]
 
 

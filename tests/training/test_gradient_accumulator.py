@@ -18,7 +18,8 @@ def gradients(model: nn.Module) -> list[Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "steps"), [([4, 4, 4], 3), ([4, 4], 3), ([4, 4, 3], 3), ([4, 4, 4, 4], 2), ([2, 5], 5), ([3], 4)]
+    ("sizes", "steps"),
+    [([4, 4, 4], 3), ([4, 4], 3), ([4, 4, 3], 3), ([4, 4, 4, 4], 2), ([2, 5], 5), ([3], 4)],
 )
 def test_a_window_is_the_large_batch(sizes: list[int], steps: int) -> None:
     inputs, targets = pairs(sum(sizes), dtype=torch.float64)
