@@ -65,6 +65,11 @@ def _note_peaks(device: torch.device) -> None:
             use.peak = max(use.peak, _peak(device) - use.before)
 
 
+def peak_is_known(device: torch.device) -> bool:
+    """Whether ``measured_memory`` finds a peak: on GPUs, and of a process on Linux."""
+    return device.type == "cuda" or os.access(CLEAR_REFS, os.W_OK)
+
+
 def memory_in_use(device: torch.device) -> int:
     """Bytes: of tensors on a GPU, resident in this process on the CPU."""
     used = memory_use(device)
