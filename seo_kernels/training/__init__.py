@@ -1,5 +1,7 @@
 """What trains the documented models: one engine and its parts, losses, optimizers, tokenizer, pipeline."""
 
+from seo_kernels.training.autograd_optimizer import AutogradOptimizer
+from seo_kernels.training.autograd_training_loop import AutogradTrainingLoop
 from seo_kernels.training.ema import ExponentialMovingAverage
 from seo_kernels.training.engine import TrainingEngine
 from seo_kernels.training.engine_settings import Clipping, EngineSettings
@@ -17,6 +19,8 @@ __all__ = [
     "AdvancedOptimizers",
     "AdvancedTokenizer",
     "AdvancedTrainingPipeline",
+    "AutogradOptimizer",
+    "AutogradTrainingLoop",
     "Clipping",
     "EngineSettings",
     "EpochResult",

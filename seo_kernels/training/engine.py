@@ -114,7 +114,7 @@ class TrainingEngine(UpdateEngine):
                 before the checkpoint; a loss that is not scalar.
             NonFiniteError: as the settings have it.
         """
-        folder = None if checkpoint_folder is None else prepare_folder(checkpoint_folder)
+        folder = None if checkpoint_folder is None else self._prepared(checkpoint_folder)
         shared = self.processes.part("loader", loader)
         count = known_length(shared)
         batches = self._begin_epoch(shared)
@@ -139,7 +139,7 @@ class TrainingEngine(UpdateEngine):
             raise ValueError("loader yields nothing, expected at least one batch")
         rest = self.finish_window()
         if rest is not None:
-            epoch.updates, epoch.skipped = epoch.updates + rest.updated, epoch.skipped + rest.skipped
+            epoch.add_update(rest)
         if validation is not None:
             epoch.validation = self.evaluate(validation)
         self._end_epoch(epoch)
@@ -221,7 +221,7 @@ class TrainingEngine(UpdateEngine):
             check_size("patience", patience)
             if validation is None:
                 raise ValueError(f"patience is {patience} without validation, expected both")
-        folder = None if checkpoint_folder is None else prepare_folder(checkpoint_folder)
+        folder = None if checkpoint_folder is None else self._prepared(checkpoint_folder)
         resumed, history = self._resumed(folder, resume), self.history
         until = epochs if resumed else self.position.epoch + epochs
         if folder is not None and not resumed:
@@ -254,7 +254,7 @@ class TrainingEngine(UpdateEngine):
             OSError: it cannot be written.
             TypeError: optimizer or scheduler have a state that such a file cannot hold.
         """
-        path = prepare_folder(folder) / CHECKPOINT
+        path = self._prepared(folder) / CHECKPOINT
         state = engine_state.gathered(self)
         if self.processes.first:
             write_checkpoint(path, state)
@@ -332,6 +332,10 @@ class TrainingEngine(UpdateEngine):
         if there and resume:
             self.load_checkpoint(folder)
         return there and resume
+
+    def _prepared(self, folder: str | os.PathLike[str]) -> Path:
+        """By the process that writes; what it clears away could be what it writes now, were it another."""
+        return prepare_folder(folder) if self.processes.first else Path(folder)
 
     def _save_best(self, folder: Path, epoch: EpochResult) -> None:
         with contextlib.nullcontext() if self.ema is None else self.ema.applied():

@@ -80,6 +80,22 @@ class UpdateEngine:
         """Of the optimizer's first group, now."""
         return float(self.optimizer.param_groups[0]["lr"])
 
+    def move_to(self, device: torch.device) -> None:
+        """Move the model, and what optimizer and average keep of it.
+
+        Raises:
+            ValueError: several processes train, each on its own device.
+        """
+        if device == self.device or (device.type == self.device.type and device.index is None):
+            return
+        if self.processes.count > 1:
+            raise ValueError(f"device is {device}, expected {self.device}, where this process trains")
+        self.module.to(device)
+        self.optimizer.load_state_dict(self.optimizer.state_dict())  # goes where the parameters are
+        if self.ema is not None:
+            self.ema.averaged.module.to(device)
+        self.scaler = loss_scaler(device, self.precision)
+
     def step(self, batch: Any, *, last: bool = False) -> StepResult:
         """Take a batch in, and update the parameters where it is the last one of its window.
 
@@ -219,6 +235,23 @@ class UpdateEngine:
             )
 
 
+def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Those that require a gradient.
+
+    Raises:
+        TypeError: no module.
+        ValueError: there are none.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is {kind(model)}, expected a torch.nn.Module")
+    found = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not found:
+        raise ValueError(
+            f"model, a {type(model).__name__}, has no parameter that requires a gradient, expected one"
+        )
+    return found
+
+
 def _check_arguments(
     model: Any, optimizer: Any, loss_of_batch: Any, settings: Any, scheduler: Any, monitor: Any
 ) -> None:
@@ -241,11 +274,8 @@ def _check_arguments(
         raise TypeError(f"monitor is {kind(monitor)}, expected an object with monitor_gradients")
     if scheduler is not None and scheduler.optimizer is not optimizer:
         raise ValueError("scheduler is of another optimizer, expected the one that is given")
+    trainable_parameters(model)
     own = {id(parameter) for parameter in model.parameters()}
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError(
-            f"model, a {type(model).__name__}, has no parameter that requires a gradient, expected one"
-        )
     steps = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
     foreign = sum(each not in own for each in steps)
     if foreign:

@@ -10,12 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seo_kernels.diagnostics.gradient_norms import gradient_norms
 from seo_kernels.models.generation import evaluating, generate
 from seo_kernels.nn.sizes import check_flag, check_positive
 from seo_kernels.ops.checks import kind
 from seo_kernels.ops.losses import cross_entropy
 from seo_kernels.training.batches import IGNORED, checked_batch, of_tokens, present
+from seo_kernels.training.engine_settings import Clipping
+from seo_kernels.training.gradient_clipper import clip_gradients
+from seo_kernels.training.non_finite import non_finite_gradient, warn_of_skipping
 from seo_kernels.training.optimizers import AdvancedOptimizers, setting
+from seo_kernels.training.precision import autocast, best_precision, loss_scaler
 from seo_kernels.training.tokenizer import AdvancedTokenizer
 
 
@@ -54,15 +59,15 @@ class AdvancedTrainingPipeline:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model is {kind(model)}, expected a torch.nn.Module")
-        self.max_grad_norm = check_positive("config.max_grad_norm", setting(config, "max_grad_norm"))
+        largest = check_positive("config.max_grad_norm", setting(config, "max_grad_norm"))
+        self.clipping = Clipping("norm", largest)
         mixed = check_flag("config.mixed_precision", setting(config, "mixed_precision"))
         self.model, self.config, self.tokenizer = model, config, tokenizer
         _grow(model, len(tokenizer))
         self.optimizer = AdvancedOptimizers.create_optimizer(model, config)
         self.scheduler = AdvancedOptimizers.create_scheduler(self.optimizer, config, num_training_steps)
-        self.precision = _precision(self.device) if mixed else None
-        scaled = self.precision == torch.float16
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
+        self.precision = best_precision(self.device) if mixed else None
+        self.scaler = loss_scaler(self.device, self.precision)
 
     @property
     def device(self) -> torch.device:
@@ -91,18 +96,19 @@ class AdvancedTrainingPipeline:
         rate = float(self.scheduler.get_last_lr()[0])
         metrics = {"loss": loss.item(), "learning_rate": rate, "grad_norm": math.nan, "skipped": 1.0}
         if not math.isfinite(metrics["loss"]):
-            _warn_of_skipping("the loss", metrics["loss"])
+            warn_of_skipping(f"the loss is {metrics['loss']}")
             return metrics
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm).item()
-        metrics["grad_norm"] = norm
-        if math.isfinite(norm):
+        norms = gradient_norms(self.model)
+        metrics["grad_norm"] = norms.total
+        if norms.finite:
+            clip_gradients(self.model, self.clipping, norms)
             self.scaler.step(self.optimizer)
             self.scheduler.step()
             metrics["skipped"] = 0.0
         elif not self.scaler.is_enabled():  # which looks for the largest scale that float16 holds
-            _warn_of_skipping("the gradient's norm", norm)
+            warn_of_skipping(non_finite_gradient(norms))
         self.scaler.update()
         return metrics
 
@@ -170,16 +176,12 @@ class AdvancedTrainingPipeline:
         return self.tokenizer.decode_tokens(answer)[0]
 
     def _forward(self, inputs: dict[str, Tensor]) -> Mapping[str, Tensor]:
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
+        with autocast(self.device, self.precision):
             outputs = self.model(**inputs)
         if not isinstance(outputs, Mapping) or "loss" not in outputs:
             shown = f"the keys {', '.join(outputs)}" if isinstance(outputs, Mapping) else kind(outputs)
             raise TypeError(f"the model gave {shown}, expected a mapping with 'loss' when labels are given")
         return outputs
-
-
-def _warn_of_skipping(what: str, value: float) -> None:
-    warnings.warn(f"{what} is {value}: this batch updates nothing", RuntimeWarning, stacklevel=3)
 
 
 def _loss(outputs: Mapping[str, Tensor]) -> Tensor:
@@ -203,13 +205,6 @@ def _next_token_surprise(outputs: Mapping[str, Tensor], inputs: Mapping[str, Ten
     targets = targets.flatten()
     losses = cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
     return losses / (targets != IGNORED).sum().clamp(min=1)
-
-
-def _precision(device: torch.device) -> torch.dtype:
-    """What autocast computes in."""
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        return torch.float16
-    return torch.bfloat16
 
 
 def _grow(model: nn.Module, tokens: int) -> None:

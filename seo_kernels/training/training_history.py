@@ -42,6 +42,7 @@ class EpochResult:
     Args:
         epoch: counted from 0.
         losses: one for each batch, in order.
+        grad_norms: before clipping, one for each update, in order.
         loss: their mean, weighted by rows, over those that are finite; NaN where none is.
         metrics: as the losses, by name.
         updates: of the parameters.
@@ -53,6 +54,7 @@ class EpochResult:
 
     epoch: int
     losses: list[float] = field(default_factory=list)
+    grad_norms: list[float] = field(default_factory=list)
     loss: float = math.nan
     metrics: dict[str, float] = field(default_factory=dict)
     updates: int = 0
@@ -66,11 +68,7 @@ class EpochResult:
     def add(self, step: StepResult) -> None:
         """Count a step in."""
         self.losses.append(step.loss)
-        self.updates += step.updated
-        self.skipped += step.skipped
-        self.seconds += step.seconds
-        if step.updated:
-            self.learning_rate = step.learning_rate
+        self.add_update(step)
         if not math.isfinite(step.loss):
             return
         self.rows += step.rows
@@ -79,6 +77,15 @@ class EpochResult:
         means = {name: total / self.rows for name, total in self.sums.items()}
         self.loss = means.pop("loss")
         self.metrics = means
+
+    def add_update(self, step: StepResult) -> None:
+        """Count in what it did to the parameters only."""
+        self.updates += step.updated
+        self.skipped += step.skipped
+        self.seconds += step.seconds
+        if step.updated:
+            self.learning_rate = step.learning_rate
+            self.grad_norms.append(step.grad_norm)
 
 
 class TrainingHistory:
