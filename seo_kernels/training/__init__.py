@@ -11,7 +11,9 @@ from seo_kernels.training.loss_functions import AdvancedLossFunctions
 from seo_kernels.training.non_finite import NonFiniteError
 from seo_kernels.training.optimizers import AdvancedOptimizers
 from seo_kernels.training.pipeline import AdvancedTrainingPipeline
+from seo_kernels.training.seo_trainer import CustomSEOModelTrainer
 from seo_kernels.training.tokenizer import AdvancedTokenizer
+from seo_kernels.training.training_config import TrainingConfig
 from seo_kernels.training.training_history import EpochResult, StepResult, TrainingHistory
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "AutogradOptimizer",
     "AutogradTrainingLoop",
     "Clipping",
+    "CustomSEOModelTrainer",
     "EngineSettings",
     "EpochResult",
     "ExponentialMovingAverage",
@@ -29,6 +32,7 @@ __all__ = [
     "GradientClipper",
     "NonFiniteError",
     "StepResult",
+    "TrainingConfig",
     "TrainingEngine",
     "TrainingHistory",
 ]
