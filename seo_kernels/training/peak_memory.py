@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -77,8 +76,7 @@ def memory_in_use(device: torch.device) -> int:
 
 
 def release_memory(device: torch.device) -> None:
-    """Collect garbage, and give back to the system what allocators keep for later."""
-    gc.collect()
+    """Give back to the system what allocators keep for later."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     with contextlib.suppress(OSError, AttributeError):  # glibc only

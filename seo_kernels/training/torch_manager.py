@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import shutil
 import time
@@ -193,6 +194,7 @@ class TorchManager:
             "freed_gb" (reserved on the GPU, resident on the CPU) and "in_use_gb" of what is left.
         """
         before = self._held()
+        gc.collect()
         release_memory(self.device)
         after = self._held()
         return {"freed_gb": max(0, before - after) / GIGABYTE, "in_use_gb": after / GIGABYTE}

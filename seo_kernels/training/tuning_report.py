@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 from dataclasses import asdict, dataclass
-from typing import Any
-
-from rich.console import Console, RenderableType
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from seo_kernels.training.engine_settings import EngineSettings
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 MEBIBYTE = 2**20
 
@@ -86,7 +86,9 @@ class TuningReport:
             for row in self.rows
         ]
 
-    def __rich__(self) -> RenderableType:
+    def __rich__(self) -> Table:
+        from rich.table import Table  # slow to import
+
         limit = "" if self.memory_limit is None else f" within {self.memory_limit / MEBIBYTE:.1f} MiB"
         table = Table(title=f"Training steps{limit}", title_justify="left")
         for name in ("precision", "checkpointing", "compiled"):
@@ -110,6 +112,8 @@ class TuningReport:
         return table
 
     def __str__(self) -> str:
+        from rich.console import Console  # slow to import
+
         console = Console(file=io.StringIO(), width=120, color_system=None)
         with console.capture() as capture:
             console.print(self)
