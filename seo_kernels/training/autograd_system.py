@@ -31,6 +31,7 @@ from seo_kernels.training.engine import TrainingEngine
 from seo_kernels.training.engine_batches import row_count
 from seo_kernels.training.engine_settings import Clipping, EngineSettings
 from seo_kernels.training.engine_updates import Scheduler
+from seo_kernels.training.pair_loss import PairLoss
 from seo_kernels.training.processes import Processes
 from seo_kernels.training.system_config import load_config
 from seo_kernels.training.torch_manager import TorchManager
@@ -278,15 +279,12 @@ class AutogradTrainingSystem:
 
     def _loss(self, model: nn.Module, batch: Any) -> Tensor:
         inputs, target = split_batch(batch)
-        return self.loss_fn(self._called(model, inputs), target)
+        return PairLoss(self.loss_fn)(model, (self._laid_out(inputs), target))
 
     def _learnt_loss(self, model: nn.Module, batch: Any) -> Tensor:
         inputs, target = split_batch(batch)
         loss: Tensor = model(self._laid_out(inputs), target)
         return loss
-
-    def _called(self, model: nn.Module, inputs: Any) -> Any:
-        return call_model(model, self._laid_out(inputs))
 
     def _laid_out(self, inputs: Any) -> Any:
         return self._manager.to_channels_last(inputs) if self.config.performance.channels_last else inputs
