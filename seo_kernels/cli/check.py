@@ -14,6 +14,7 @@ import typer
 from rich.box import SIMPLE
 from rich.table import Table
 
+from seo_kernels.cli.check_module import check_module
 from seo_kernels.cli.console import progress_bar, report_console
 from seo_kernels.cli.errors import expect_one_of, usage_error
 
@@ -26,6 +27,15 @@ OK, FAILED = "[green]ok[/]", "[bold red]failed[/]"
 
 
 def check(
+    factory: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[PACKAGE.MODULE:FACTORY]",
+            help="Verify your own module instead: a function that returns (model, inputs), (model, inputs, "
+            "loss) or (model, inputs, target, loss).",
+            show_default=False,
+        ),
+    ] = None,
     json_path: Annotated[
         Path | None, typer.Option("--json", metavar="PATH", help="Write every comparison as JSON to a file.")
     ] = None,
@@ -37,10 +47,27 @@ def check(
     all_capabilities: Annotated[
         bool, typer.Option("--all-capabilities", help="Once per CPU instruction set of this machine.")
     ] = False,
+    samples: Annotated[
+        int | None,
+        typer.Option(help="Of your module: single entries per parameter to hold against finite differences."),
+    ] = None,
 ) -> None:
-    """Verify all gradients by finite differences and the float64 reference; exit status 1 on a failure."""
+    """Verify all gradients by finite differences and the float64 reference; exit status 1 on a failure.
+
+    Without a factory: those of every op.
+    """
     if json_path is not None and not json_path.absolute().parent.is_dir():
         usage_error(f"--json is {str(json_path)!r}, expected a file in an existing folder")
+    if factory is not None:
+        for option, value in (("--op", op), ("--dtype", dtype), ("--device", device)):
+            if value is not None:
+                usage_error(f"{option} is {value!r}, expected it without a factory: it is about the ops")
+        if all_capabilities:
+            usage_error("--all-capabilities is given, expected it without a factory: it is about the ops")
+        check_module(factory, json_path, 2 if samples is None else samples)
+        return
+    if samples is not None:
+        usage_error(f"--samples is {samples}, expected it with a factory: it is about a module")
     if all_capabilities:
         _check_each_capability(json_path, op, dtype, device)
         return

@@ -24,12 +24,14 @@ from torch import Tensor, nn
 from seo_kernels.diagnostics.finite_differences import Derivative, derivative, noise_of
 from seo_kernels.diagnostics.gradient_workspace import Workspace, kept_random_state, typical_size
 from seo_kernels.diagnostics.undisturbed import trainable_parameters
+from seo_kernels.nn.sizes import check_size
 from seo_kernels.ops.checks import kind
 
 # what rounding in autograd may do, by dtype: relative to the derivative, and to the norm of all gradients
 RELATIVE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 ABSOLUTE = {torch.float64: 1e-13, torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 1e-2}
 STEP = 0.05  # the largest, in typical sizes of the parameter
+LEAST_SHARE = 1e-6  # of the norm of all gradients: what a reported error is relative to at least
 MOVED = 1e-3  # where a parameter is looked at once more
 
 
@@ -38,8 +40,8 @@ class GradientError:
     """One parameter's gradient beside finite differences.
 
     ``error`` and ``allowed`` belong to the comparison that used up most of what was allowed; both are
-    relative to the derivative's size there (at least the root mean square of the parameter's gradient). The
-    error is infinite where the gradient is not finite.
+    relative to the derivative's size there (at least the root mean square of the parameter's gradient, and a
+    millionth of the norm of all). The error is infinite where the gradient is not finite.
     """
 
     parameter: str
@@ -92,10 +94,7 @@ def gradient_errors(
     trainable_parameters(model)
     if not callable(loss_fn):
         raise TypeError(f"loss_fn is {kind(loss_fn)}, expected a function of output and target")
-    if not isinstance(samples, int) or isinstance(samples, bool):
-        raise TypeError(f"samples is {kind(samples)}, expected an int >= 0")
-    if samples < 0:
-        raise ValueError(f"samples is {samples}, expected an int >= 0")
+    check_size("samples", samples, least=0)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(
             f"model has no trainable parameter: a {type(model).__name__}, expected one with some"
@@ -232,6 +231,7 @@ def _compare(
     """Each dtype's gradient along ``way`` beside the difference."""
     results = []
     scale = max(abs(difference.value), size)
+    shown = max(scale, LEAST_SHARE * point.gradients[-1].total)  # a ratio to nothing says nothing
     for one in point.gradients:
         error = abs(_product(one.by_name[about.parameter], way) - difference.value)
         allowed = one.allowed(scale, noise) + difference.error
@@ -239,8 +239,8 @@ def _compare(
             replace(
                 about,
                 passed=error <= allowed,  # not for NaN
-                error=_ratio(error, scale),
-                allowed=_ratio(allowed, scale),
+                error=_ratio(error, shown),
+                allowed=_ratio(allowed, shown),
                 where=where,
                 gradient_dtype=_name(one.dtype),
             )

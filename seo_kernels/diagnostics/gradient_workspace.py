@@ -5,7 +5,7 @@ The model itself is never run: ``.grad``, mode, buffers and hooks' counters of t
 
 import copy
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -111,19 +111,26 @@ class Workspace:
         }
         return float(loss.detach()), gradients
 
+    @contextmanager
+    def moved(self, ways: Mapping[str, Tensor], distance: float) -> Iterator[None]:
+        """Inside, each named leaf lies ``distance`` times its way (the leaf's shape) from where it was."""
+        starts = {name: self.leaves[name].detach().clone() for name in ways}
+        try:
+            with torch.no_grad():
+                for name, way in ways.items():
+                    self.leaves[name].add_(way, alpha=distance)
+            yield
+        finally:
+            with torch.no_grad():
+                for name, start in starts.items():
+                    self.leaves[name].copy_(start)
+
     def loss_along(self, name: str, way: Tensor) -> Callable[[float], float]:
-        """The loss as a function of how far the leaf is moved along ``way`` (the leaf's shape)."""
-        leaf = self.leaves[name]
-        start = leaf.detach().clone()
+        """The loss as a function of how far the leaf is moved along ``way``."""
 
         def loss_at(distance: float) -> float:
-            with torch.no_grad():
-                leaf.copy_(start + distance * way)
-            try:
+            with self.moved({name: way}, distance):
                 return float(self.loss().detach())
-            finally:
-                with torch.no_grad():
-                    leaf.copy_(start)
 
         return loss_at
 

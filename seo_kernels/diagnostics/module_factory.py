@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from seo_kernels.diagnostics.gradient_workspace import NO_TARGET
 from seo_kernels.ops.checks import kind
 
 FORMS = "(model, inputs), (model, inputs, loss) or (model, inputs, target, loss)"
@@ -37,13 +38,27 @@ class FactoryError(ValueError):
 
 @dataclass(frozen=True)
 class ModuleUnderTest:
-    """A model, what it is called with, and the loss of its output."""
+    """A model, what it is called with, and the loss of its output.
+
+    Attributes:
+        inputs: positional arguments; empty where there are ``keywords``.
+        loss: of the output, the target included; None: ``loss_of_any_output``.
+        loss_fn: as the factory gave it: of the output, and of ``target`` if there is one.
+        target: ``NO_TARGET`` where there is none.
+    """
 
     model: nn.Module
-    inputs: tuple[Any, ...]  # positional arguments
-    loss: Callable[[Any], Tensor] | None  # of the output; None: see ``loss_of_output``
+    inputs: tuple[Any, ...]
+    loss: Callable[[Any], Tensor] | None
     name: str
-    keywords: Mapping[str, Any] = field(default_factory=dict)  # keyword arguments
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+    loss_fn: Callable[..., Tensor] | None = None
+    target: Any = NO_TARGET
+
+    @property
+    def arguments(self) -> tuple[Any, ...] | Mapping[str, Any]:
+        """Of the model: keywords or positional arguments."""
+        return self.keywords or self.inputs
 
     def output(self, model: nn.Module | None = None) -> Any:
         """What ``model`` (by default the own one) gives for the inputs."""
@@ -87,7 +102,11 @@ def load_factory(name: str) -> ModuleUnderTest:
     found: Any = _import(module_name)
     for part in attribute.split("."):
         if not hasattr(found, part):
-            near = [known for known in vars(found) if callable(vars(found)[known]) and known[:1] != "_"]
+            near = [
+                known
+                for known, value in vars(found).items()
+                if callable(value) and getattr(value, "__module__", None) == module_name and known[:1] != "_"
+            ]
             raise FactoryError(
                 f"{module_name} has no {attribute!r}, expected one of {', '.join(near) or 'its functions'}"
             )
@@ -118,19 +137,18 @@ def module_under_test(name: str, made: Any) -> ModuleUnderTest:
     model, inputs = made[:2]
     if not isinstance(model, nn.Module):
         raise FactoryError(f"{name} returned {kind(model)} as model, expected a torch.nn.Module")
-    loss = made[-1] if len(made) > 2 else None
-    if loss is not None and not callable(loss):
-        raise FactoryError(f"{name} returned {kind(loss)} as loss, expected a function: {FORMS}")
+    loss_fn = made[-1] if len(made) > 2 else None
+    if len(made) > 2 and not callable(loss_fn):
+        raise FactoryError(f"{name} returned {kind(loss_fn)} as loss, expected a function: {FORMS}")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise FactoryError(f"{name} returned a {type(model).__name__} without trainable parameters")
-    if len(made) == 4 and loss is not None:
-        with_target, target = loss, made[2]
-        loss = lambda output: with_target(output, target)  # noqa: E731 - a closure over both
+    target = made[2] if len(made) == 4 else NO_TARGET
+    loss = loss_fn if target is NO_TARGET or loss_fn is None else _WithTarget(loss_fn, target)
     keywords = dict(inputs) if isinstance(inputs, Mapping) else {}
     positional = () if keywords else tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
     if not positional and not keywords:
         raise FactoryError(f"{name} returned no inputs, expected what the model is called with")
-    return ModuleUnderTest(model, positional, loss, name, keywords)
+    return ModuleUnderTest(model, positional, loss, name, keywords, loss_fn, target)
 
 
 def loss_of_any_output(output: Any, name: str = "the model") -> Tensor:
@@ -152,6 +170,17 @@ def loss_of_any_output(output: Any, name: str = "the model") -> Tensor:
         weights = torch.randn(tensor.shape, generator=generator, dtype=torch.float64, device="cpu")
         total = total + (tensor * weights.to(tensor.device, tensor.dtype)).sum().to(total)
     return total
+
+
+@dataclass(frozen=True)
+class _WithTarget:
+    """A loss of the output alone."""
+
+    loss_fn: Callable[..., Tensor]
+    target: Any
+
+    def __call__(self, output: Any) -> Tensor:
+        return self.loss_fn(output, self.target)
 
 
 def _leaves(output: Any) -> list[Any]:

@@ -68,7 +68,10 @@ def test_every_form(module: str, form: str) -> None:
         ("nowhere:alone", "no module 'nowhere'"),
         ("PACKAGE.nowhere:alone", "no module 'PACKAGE.nowhere' for"),
         ("PACKAGE.needs:alone", "No module named 'no_such_library'"),
-        ("PACKAGE.models:alon", "has no 'alon', expected one of weights, alone, with_loss"),
+        (
+            "PACKAGE.models:alon",
+            "has no 'alon', expected one of alone, with_loss, with_target, by_keyword, broken, Made",
+        ),
         ("PACKAGE.models:number", r"is an int \(3\), expected a function"),
         ("PACKAGE.models:broken", r"raised RuntimeError: out of weights \(.*models.py, line 12\)"),
     ],
