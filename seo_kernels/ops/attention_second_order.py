@@ -30,6 +30,7 @@ from torch import Tensor
 from seo_kernels.ops.arguments import AttentionArguments
 from seo_kernels.ops.attention_tile_sums import TileSums
 from seo_kernels.ops.attention_tiles import Differentiable, Tile, visited_spans
+from seo_kernels.ops.transforms import differentiated
 from seo_kernels.patterns import decode
 
 
@@ -79,7 +80,8 @@ def second_order(
             query.new_zeros(*lse_shape, arguments.value.shape[3]) if grad_out is None else grad_out,
             query.new_zeros(lse_shape) if grad_lse is None else grad_lse,
         )
-    sums = TileSums(operands, wanted if grads is not None else [False] * len(operands))
+    last = not differentiated(*operands, *direction, grad_out, grad_lse)
+    sums = TileSums(operands, wanted if grads is not None else [False] * len(operands), in_place=last)
     outs, lses = [], []
     with torch.autocast(query.device.type, enabled=False):  # the dtypes are chosen here
         for span in visited_spans(arguments):
@@ -242,7 +244,8 @@ class _TileDerivatives:
         return buckets.scatter_add(3, self._index(table), weights)
 
     def _index(self, table: str) -> Tensor:
-        return self.tile.tables[table].index.expand_as(self.visible)
+        index = self.tile.tables[table].index
+        return index.expand(*self.tile.arguments.query.shape[:2], *index.shape)
 
     def _score_terms(self, operands: Differentiable) -> Tensor:
         """bias[r] - slope |d| + mask; a zero where there are none of them."""

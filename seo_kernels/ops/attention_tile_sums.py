@@ -11,12 +11,15 @@ from seo_kernels.ops.attention_tiles import Differentiable, Tile
 
 
 class TileSums:
-    """Sums over tiles of the gradients of what ``Tile.slice`` gave, for the ``wanted`` operands."""
+    """Sums over tiles of the gradients of what ``Tile.slice`` gave, for the ``wanted`` operands.
 
-    def __init__(self, whole: Differentiable, wanted: Sequence[bool]) -> None:
+    ``in_place``: nobody differentiates or transforms the sums.
+    """
+
+    def __init__(self, whole: Differentiable, wanted: Sequence[bool], in_place: bool = False) -> None:
         self.whole = Differentiable(*(t if want else None for t, want in zip(whole, wanted, strict=True)))
         self.sums = {
-            name: IndexedSum(tensor, _summed_dim(name, tensor))
+            name: IndexedSum(tensor, _summed_dim(name, tensor), in_place)
             for name, tensor in self.whole._asdict().items()
             if tensor is not None
         }
@@ -30,27 +33,27 @@ class TileSums:
         """
         for name, total in self.sums.items():
             whole, part = getattr(self.whole, name), getattr(parts, name)
-            index = None
+            index, begin = None, None
             if name == "query":
-                index = tile.rows
+                index, begin = tile.rows, tile.span.begin
             elif name in ("key", "value"):
-                index = tile.keys
+                index, begin = tile.keys, tile.first_key
                 group = part.shape[1] // whole.shape[1]
-                part = part.reshape(part.shape[0], whole.shape[1], group, *part.shape[2:]).sum(
-                    2
-                )  # (B, Hkv, n, D)
+                if group > 1:
+                    part = part.reshape(part.shape[0], whole.shape[1], group, *part.shape[2:]).sum(2)
             elif name.startswith("relative"):
                 rows = tile.tables[name]
                 index = torch.arange(rows.first, rows.first + rows.count, device=part.device)
+                begin = rows.first
                 part = part.sum(0) if whole.ndim == 2 and name != "relative_bias" else part
             elif name == "mask":
                 part = part.sum_to_size(tile.of_mask(whole).shape)
                 if total.dim == 2:
-                    index = tile.rows
+                    index, begin = tile.rows, tile.span.begin
                     part = part if whole.shape[3] == 1 else _spread(part, 3, tile.keys, whole.shape[3])
                 elif total.dim == 3:
-                    index = tile.keys
-            total.add(index, part)
+                    index, begin = tile.keys, tile.first_key
+            total.add(index, part, begin)
 
     def results(self) -> Differentiable:
         """The gradients in the shapes and dtypes of the operands; None for those that are not wanted."""
@@ -73,21 +76,33 @@ def _summed_dim(name: str, whole: Tensor) -> int | None:
 class IndexedSum:
     """Sum of pieces that each cover some indices of one dimension of ``whole``, or all of it (None).
 
-    Pieces are gathered until they are as long as the whole and then added in one step: neither their number
-    nor the out-of-place sum (which autograd and ``torch.func`` need) costs more than the pieces themselves.
+    Pieces are added where they lie, if ``in_place``. Else they are gathered until they are as long as the
+    whole and then added in one step: neither their number nor the out-of-place sum (which autograd and
+    ``torch.func`` need) costs more than the pieces themselves.
     """
 
-    def __init__(self, whole: Tensor, dim: int | None) -> None:
+    def __init__(self, whole: Tensor, dim: int | None, in_place: bool = False) -> None:
         self.whole = whole
         self.dim = dim
+        self.in_place = in_place
         self.total: Tensor | None = None
         self.pieces: list[Tensor] = []
         self.indices: list[Tensor] = []
 
-    def add(self, index: Tensor | None, piece: Tensor) -> None:
-        """Add ``piece``, which lies at ``index`` of the dimension."""
+    def add(self, index: Tensor | None, piece: Tensor, begin: int | None = None) -> None:
+        """Add ``piece``, which lies at ``index`` of the dimension: from ``begin`` on, if that is known."""
         if self.dim is None or index is None:
             self.total = piece if self.total is None else self.total + piece
+            return
+        if self.in_place:
+            if self.total is None:
+                shape = list(piece.shape)
+                shape[self.dim] = self.whole.shape[self.dim]
+                self.total = piece.new_zeros(shape)
+            if begin is None:
+                self.total.index_add_(self.dim, index, piece)
+            else:
+                self.total.narrow(self.dim, begin, piece.shape[self.dim]).add_(piece)
             return
         self.pieces.append(piece)
         self.indices.append(index)

@@ -103,9 +103,14 @@ class Tile:
         self.keys = torch.cat(ranges) if ranges else self.rows[:0]  # (n,)
         self.distance = self.keys[None, :] - self.rows[:, None] - arguments.query_offset  # (m, n)
 
+    @property
+    def first_key(self) -> int | None:
+        """Where the keys begin, if they lie side by side."""
+        return self.span.keys[0][0] if len(self.span.keys) == 1 else None
+
     @cached_property
     def visible(self) -> Tensor:
-        """True where the query sees the key: (B, Hq, m, n)."""
+        """True where the query sees the key: (B | 1, Hq | 1, m, n)."""
         arguments = self.arguments
         visible = self.pattern.element_mask(self.rows, self.keys, arguments.query_offset)[None]
         if arguments.mask is not None and arguments.mask.dtype == torch.bool:
@@ -115,7 +120,7 @@ class Tile:
         if arguments.query_segments is not None and arguments.key_segments is not None:
             segments = self._rows_of(arguments.query_segments, 1)[:, None, :, None]
             visible = visible & (segments == self._keys_of(arguments.key_segments, 1)[:, None, None, :])
-        return visible.expand(arguments.query.shape[0], arguments.query.shape[1], -1, -1)
+        return visible
 
     @cached_property
     def kept(self) -> Tensor | None:

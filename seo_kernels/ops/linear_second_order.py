@@ -9,12 +9,14 @@ With z = x W^T + b, out = act(z), a direction u = (x', W', b') and a cotangent g
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from seo_kernels.ops.activation_arguments import NEGATIVE_SLOPE
 from seo_kernels.reference.activation import apply_activation
 
 BLOCK = 2**16  # entries of a block of the elementwise part: its temporaries stay in the cache
@@ -107,21 +109,54 @@ def _moved(
 
 def _through_activation(
     preactivation: Tensor, moved: Tensor, grad: Tensor, activation: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """J u, gz and gzz of z, z' and g."""
-    shape = preactivation.shape
-    flat = [tensor.reshape(-1) for tensor in (preactivation, moved, grad)]
-    tangent, by_z, bent = (torch.empty_like(flat[0]) for _ in range(3))
-    for begin in range(0, flat[0].shape[0], BLOCK):
-        block = slice(begin, begin + BLOCK)
-        z, z_moves, g = (tensor[block] for tensor in flat)
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """J u, gz and gzz of z, z' and g; None where gzz is zero."""
+    slopes = torch.ops.seo_kernels.bias_act_backward  # act'(z) times its first argument
+    settings = (preactivation, None, activation, NEGATIVE_SLOPE, [True, False])
+    with torch._C._AutoDispatchBelowAutograd():
+        tangent, by_z = slopes(moved, *settings)[0], slopes(grad, *settings)[0]
+    if activation in _PIECEWISE_LINEAR:
+        return tangent, by_z, None
+    bent = torch.empty_like(preactivation)
+    bend = _BENDS.get(activation) or _by_autograd(activation)
+    parts = [tensor.reshape(-1) for tensor in (preactivation, moved, grad)]
+    for begin in range(0, bent.numel(), BLOCK):
+        z, z_moves, g = (part[begin : begin + BLOCK] for part in parts)
+        bent.view(-1)[begin : begin + BLOCK] = bend(z).mul_(z_moves).mul_(g)
+    return tangent, by_z, bent
 
-        def pulled(g: Tensor, z: Tensor) -> Tensor:
-            pull = torch.func.vjp(lambda point: apply_activation(point, activation), z)[1]
-            by_point: Tensor = pull(g)[0]
-            return by_point
 
-        found = torch.func.vjp(pulled, g, z)
-        by_z[block] = found[0]
-        tangent[block], bent[block] = found[1](z_moves)
-    return tangent.view(shape), by_z.view(shape), bent.view(shape)
+def _by_autograd(activation: str) -> Callable[[Tensor], Tensor]:
+    """act'' of the activation in plain torch."""
+
+    def bend(z: Tensor) -> Tensor:
+        def slope(point: Tensor) -> Tensor:
+            pulled: Tensor = torch.func.vjp(lambda z: apply_activation(z, activation), point)[1](ones)[0]
+            return pulled
+
+        ones = torch.ones_like(z)
+        bent: Tensor = torch.func.vjp(slope, z)[1](ones)[0].contiguous()
+        return bent
+
+    return bend
+
+
+def _gelu_bend(z: Tensor) -> Tensor:
+    """phi(z) (2 - z^2), with phi the density of the standard normal distribution."""
+    square = z.clamp(-_FAR, _FAR).square_()  # where phi is 0, and else 0 times infinity
+    density = (square * -0.5).exp_().mul_(1.0 / math.sqrt(2.0 * math.pi))
+    return square.neg_().add_(2.0).mul_(density)
+
+
+def _silu_bend(z: Tensor) -> Tensor:
+    """s (1 - s) (2 + z (1 - 2 s)), with s the sigmoid of z."""
+    z = z.clamp(-_FAR_OF_SILU, _FAR_OF_SILU)
+    share = z.sigmoid()
+    falling = share * (1.0 - share)
+    return share.mul_(-2.0).add_(1.0).mul_(z).add_(2.0).mul_(falling)
+
+
+_FAR, _FAR_OF_SILU = 50.0, 800.0
+_PIECEWISE_LINEAR = ("relu", "leaky_relu")
+# act'' where its form is much shorter than what autograd makes of it
+_BENDS = {"gelu": _gelu_bend, "silu": _silu_bend}
