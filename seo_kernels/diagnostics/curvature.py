@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -62,8 +62,38 @@ def hessian_vector_product(
 
 
 def gradient_graph(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor | None]:
-    """The gradient with its graph; None where the loss does not depend on a parameter."""
-    return list(torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True))
+    """The gradient with its graph; None where the loss does not depend on a parameter.
+
+    Raises:
+        SecondDerivativeError: a part of it can't be differentiated, and torch would leave it out silently.
+    """
+    gradients = list(torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True))
+    refuse_loose_ends(gradients)
+    return gradients
+
+
+def refuse_loose_ends(gradients: Sequence[Tensor | None]) -> None:
+    """Raise where a gradient that was taken with its graph has a part that can't be differentiated again.
+
+    What ``once_differentiable`` returns hangs on an error that torch meets only on the way to all leaves:
+    ``torch.autograd.grad`` leaves it out.
+
+    Raises:
+        SecondDerivativeError: there is such a part.
+    """
+    seen: set[Any] = set()
+    waiting: list[Any] = [g.grad_fn for g in gradients if g is not None]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "torch::autograd::Error":
+            raise SecondDerivativeError(
+                "the loss can't be differentiated twice: a function of the model has a backward that is "
+                "marked once_differentiable"
+            )
+        seen.add(node)
+        waiting.extend(following for following, _ in node.next_functions)
 
 
 def graph_product(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seo_kernels.diagnostics.curvature import twice_differentiated
+from seo_kernels.diagnostics.curvature import refuse_loose_ends, twice_differentiated
 from seo_kernels.diagnostics.undisturbed import call_model, check_scalar_loss, trainable_parameters
 from seo_kernels.nn.sizes import check_size
 
@@ -58,13 +58,12 @@ def higher_order_gradients(
 def _orders(total: Tensor, parameters: list[nn.Parameter], order: int) -> list[list[Tensor]]:
     orders: list[list[Tensor]] = []
     while len(orders) < order and total.requires_grad:
+        further = len(orders) + 1 < order
         gradients = torch.autograd.grad(
-            total,
-            parameters,
-            create_graph=len(orders) + 1 < order,
-            allow_unused=True,
-            materialize_grads=True,
+            total, parameters, create_graph=further, allow_unused=True, materialize_grads=True
         )
+        if further:
+            refuse_loose_ends(gradients)
         orders.append([gradient.detach() for gradient in gradients])
         total = torch.stack([gradient.sum().to(total) for gradient in gradients]).sum()
     zeros = [[torch.zeros_like(p) for p in parameters] for _ in range(order - len(orders))]
