@@ -67,7 +67,8 @@ def gradient_graph(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor | 
     Raises:
         SecondDerivativeError: a part of it can't be differentiated, and torch would leave it out silently.
     """
-    gradients = list(torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True))
+    gradients: list[Tensor | None] = []
+    gradients += torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
     refuse_loose_ends(gradients)
     return gradients
 

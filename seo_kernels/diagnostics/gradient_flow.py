@@ -85,7 +85,7 @@ def correlation(
     names = list(layers)
     rows = _row_count(input_data)
     count = min(PARTS, (rows or 0) // LEAST_ROWS)
-    if count < LEAST_PARTS:
+    if rows is None or count < LEAST_PARTS:
         shown = "its first dimension is none of rows" if rows is None else f"it has {rows}"
         note = f"expected a batch of at least {LEAST_PARTS * LEAST_ROWS} rows: {shown}"
         return {"layers": names, "matrix": None, "note": note}
