@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from training.engines import copied, engine, loader, pairs, same, small_model, squared_error
 
+from seo_kernels._extras import MissingExtraError
 from seo_kernels.diagnostics.autograd_monitor import AutogradMonitor
 from seo_kernels.training import Clipping, EngineSettings, TrainingEngine
 
@@ -226,3 +228,21 @@ def test_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
     hidden = TrainingEngine(model, optimizer, squared_error, settings=EngineSettings(progress=False))
     hidden.train_epoch(loader())
     assert capsys.readouterr().err == ""
+
+
+def test_accelerate_is_needed_to_train_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(MissingExtraError, match=r"accelerate is needed to train a model.*kernels\[train\]"):
+        engine()
+
+
+def test_a_launch_with_another_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    import accelerate
+
+    class Launched(accelerate.Accelerator):
+        mixed_precision = "bf16"
+
+    monkeypatch.setattr(accelerate, "Accelerator", Launched)
+    assert engine(mixed_precision="bf16").precision == torch.bfloat16
+    with pytest.raises(ValueError, match=r"launched with mixed_precision='bf16', the settings have 'no'"):
+        engine()
