@@ -11,6 +11,7 @@ from seo_kernels.benchmark.linear_cases import LinearSizes, linear_cases
 from seo_kernels.benchmark.loss_cases import LossSizes, loss_cases
 from seo_kernels.benchmark.model_cases import ModelSizes, model_cases
 from seo_kernels.benchmark.training_cases import TrainingSizes, training_cases
+from seo_kernels.benchmark.watching_cases import WatchingSizes, watching_cases
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Sizes:
     loss: LossSizes = field(default_factory=LossSizes)
     model: ModelSizes = field(default_factory=ModelSizes)
     training: TrainingSizes = field(default_factory=TrainingSizes)
+    watching: WatchingSizes = field(default_factory=WatchingSizes)
 
 
 def cases(sizes: Sizes | None = None) -> list[Case]:
@@ -35,4 +37,5 @@ def cases(sizes: Sizes | None = None) -> list[Case]:
         *loss_cases(sizes.loss),
         *model_cases(sizes.model),
         *training_cases(sizes.training),
+        *watching_cases(sizes.watching),
     ]

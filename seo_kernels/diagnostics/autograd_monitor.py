@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from seo_kernels.diagnostics.findings import Thresholds, checked_thresholds, find_issues
-from seo_kernels.diagnostics.gradient_norms import gradient_norms, named_parameters
+from seo_kernels.diagnostics.gradient_norms import gradient_norms
 from seo_kernels.diagnostics.history import MAXIMUM, FindingLog, History
 from seo_kernels.diagnostics.memory_use import memory_use
 from seo_kernels.nn.sizes import check_size
@@ -78,8 +78,7 @@ class AutogradMonitor:
         findings = find_issues(model, step=number, thresholds=self.thresholds, norms=norms)
         self.log.update(findings)
         self.history.append(number, norms)
-        device = next(iter(named_parameters(model).values())).device
-        memory = memory_use(device)
+        memory = memory_use(next(model.parameters()).device)
         end = time.perf_counter()
         since, self._asked = None if self._asked is None else end - self._asked, end
         return {

@@ -59,7 +59,8 @@ class Finding:
         module: where it first appeared as far as that is known, else the module that owns the parameter; ""
             is the model itself.
         step: when it first appeared; None where steps are not counted.
-        value: how many entries are NaN or Inf; the norm of an explosion or a vanished gradient; else 0.0.
+        value: how many entries are NaN or Inf, or the norm where they were not counted; the norm of an
+            explosion or a vanished gradient; else 0.0.
         note: what else is known, a clause.
 
     >>> print(Finding("nan", "head.weight", "head", 3, 2.0))
@@ -83,12 +84,10 @@ class Finding:
     def _what(self) -> str:
         if self.kind in ("nan", "inf"):
             name = {"nan": "NaN", "inf": "Inf"}[self.kind]
-            entries = (
-                "1 entry of the gradient is"
-                if self.value == 1
-                else f"{self.value:.0f} entries of the gradient are"
-            )
-            return f"{entries} {name}"
+            if not math.isfinite(self.value):
+                return f"the norm of the gradient is {name}"
+            entries = "1 entry" if self.value == 1 else f"{self.value:.0f} entries"
+            return f"{entries} of the gradient {'is' if self.value == 1 else 'are'} {name}"
         if self.kind == "dead":
             return "the gradient is zero throughout"
         if self.kind == "missing":
@@ -129,22 +128,26 @@ def find_issues(
     limits = checked_thresholds(thresholds)
     known = gradient_norms(model, loss_scale=loss_scale) if norms is None else norms
     by_name = known.by_name()
-    suspects = [
-        name
-        for name, norm in by_name.items()
-        if not limits.vanishing <= norm <= limits.explosion or norm == 0.0
-    ]
+    suspects = _suspects(by_name, limits)
     if not suspects and not known.missing and known.total <= limits.explosion:
         return []
     parameters = named_parameters(model)
     found = _examined(suspects, parameters, known, limits, step)
-    found += [Finding("missing", name, owner(name), step, 0.0) for name in known.missing]
-    if known.total > limits.explosion and not any(finding.kind in ("inf", "explosion") for finding in found):
-        largest = max(by_name, key=lambda name: by_name[name])
-        note = f"the norm of all gradients; this is the largest, {by_name[largest]:.3g}"
-        found.append(Finding("explosion", largest, owner(largest), step, known.total, note))
-    order = {name: place for place, name in enumerate(parameters)}
-    return sorted(found, key=lambda finding: order[finding.parameter])
+    return _completed(found, known, limits, step, list(parameters))
+
+
+def issues_of_norms(
+    norms: GradientNorms, *, step: int | None = None, thresholds: Thresholds | None = None
+) -> list[Finding]:
+    """The same from the norms alone, where the gradients are gone: entries are not counted.
+
+    >>> [finding.kind for finding in issues_of_norms(GradientNorms(("a", "b"), (0.0, 11.0), 11.0))]
+    ['dead', 'explosion']
+    """
+    limits = checked_thresholds(thresholds)
+    by_name = norms.by_name()
+    found = [_judged(name, by_name[name], limits, step) for name in _suspects(by_name, limits)]
+    return _completed(found, norms, limits, step, [*norms.names, *norms.missing])
 
 
 def checked_thresholds(thresholds: Thresholds | None) -> Thresholds:
@@ -167,6 +170,47 @@ def owner(parameter: str) -> str:
     return parameter.rpartition(".")[0]
 
 
+def _completed(
+    found: list[Finding], norms: GradientNorms, limits: Thresholds, step: int | None, order: list[str]
+) -> list[Finding]:
+    """With what is missing, and a total that is too large; in the order of the parameters."""
+    found = [*found, *(Finding("missing", name, owner(name), step, 0.0) for name in norms.missing)]
+    if norms.total > limits.explosion and not any(finding.kind in ("inf", "explosion") for finding in found):
+        by_name = norms.by_name()
+        largest = max(by_name, key=lambda name: by_name[name])
+        note = f"the norm of all gradients; this is the largest, {by_name[largest]:.3g}"
+        found.append(Finding("explosion", largest, owner(largest), step, norms.total, note))
+    place = {name: number for number, name in enumerate(order)}
+    return sorted(found, key=lambda finding: place[finding.parameter])
+
+
+def _judged(name: str, norm: float, limits: Thresholds, step: int | None) -> Finding:
+    """A gradient whose norm is out of bounds."""
+    sort: Kind = "vanishing"
+    if math.isnan(norm):
+        sort = "nan"
+    elif math.isinf(norm):
+        sort = "inf"
+    elif norm > limits.explosion:
+        sort = "explosion"
+    elif norm == 0.0:
+        sort = "dead"
+    return Finding(sort, name, owner(name), step, norm)
+
+
+def _suspects(norms: dict[str, float], limits: Thresholds) -> list[str]:
+    """Those whose norm is out of bounds, but for biases that are small beside their module's others."""
+    least = max(limits.vanishing, math.ulp(0.0))  # a norm of 0 is dead, whatever has vanished
+    low = [name for name, norm in norms.items() if norm < least]
+    idle: set[str] = set()
+    if low:
+        learning = {owner(name) for name, norm in norms.items() if norm >= least}
+        idle = {name for name in low if "bias" in name.rpartition(".")[2] and owner(name) in learning}
+    return [
+        name for name, norm in norms.items() if not least <= norm <= limits.explosion and name not in idle
+    ]
+
+
 def _examined(
     suspects: list[str],
     parameters: dict[str, nn.Parameter],
@@ -176,25 +220,14 @@ def _examined(
 ) -> list[Finding]:
     """A closer look at the gradients whose norms are out of bounds: one transfer for all of them."""
     looks = dict(zip(suspects, _entries(parameters[name].grad for name in suspects), strict=True))
-    learning = {
-        owner(name) for name, norm in norms.by_name().items() if norm >= limits.vanishing and norm > 0.0
-    }
     found = []
     for name, look in looks.items():
         norm = look.norm / norms.loss_scale
-        idle = "bias" in name.rpartition(".")[2] and owner(name) in learning
-        if look.nans:
-            found.append(Finding("nan", name, owner(name), step, look.nans))
-        elif look.infs:
-            found.append(Finding("inf", name, owner(name), step, look.infs))
-        elif norm > limits.explosion:
-            found.append(Finding("explosion", name, owner(name), step, norm))
-        elif not look.size or idle:
-            continue
-        elif look.norm == 0.0:
-            found.append(Finding("dead", name, owner(name), step, 0.0))
-        elif norm < limits.vanishing:
-            found.append(Finding("vanishing", name, owner(name), step, norm))
+        if look.nans or look.infs:
+            sort: Kind = "nan" if look.nans else "inf"
+            found.append(Finding(sort, name, owner(name), step, look.nans or look.infs))
+        elif look.size and (norm == 0.0 or not limits.vanishing <= norm <= limits.explosion):
+            found.append(_judged(name, norm, limits, step))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -22,7 +23,7 @@ class FiniteFlags:
     >>> flags.note("first", torch.ones(2))
     >>> flags.note("second", torch.tensor([1.0, float("inf")]))
     >>> flags.broken()
-    ['second']
+    {'second': 'Inf'}
     """
 
     def __init__(self) -> None:
@@ -47,14 +48,16 @@ class FiniteFlags:
         """Let go of the output that was looked at last."""
         self._last = None
 
-    def broken(self) -> list[str]:
-        """The modules that gave NaN or Inf, in the order in which they did: one transfer."""
+    def broken(self) -> dict[str, str]:
+        """The modules that gave "NaN" or "Inf", in the order in which they did: one transfer."""
         if not self._sums:
-            return []
+            return {}
         place = next(iter(self._sums.values())).device
-        sums = torch.stack([total.to(place, torch.float32) for total in self._sums.values()])
-        finite = sums.isfinite().tolist()
-        return [name for name, fine in zip(self._sums, finite, strict=True) if not fine]
+        sums = torch.stack([total.to(place, torch.float32) for total in self._sums.values()]).tolist()
+        named = zip(self._sums, sums, strict=True)
+        return {
+            name: "NaN" if math.isnan(total) else "Inf" for name, total in named if not math.isfinite(total)
+        }
 
 
 def all_finite(value: Any) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.hooks import RemovableHandle
 
 from seo_kernels.diagnostics.finite_flags import FiniteFlags, all_finite
@@ -19,6 +20,7 @@ from seo_kernels.diagnostics.undisturbed import undisturbed
 
 NO_PASS = -1
 MOST_CALLS = 64
+HARMLESS = (nn.Identity, nn.Flatten, nn.Unflatten, _DropoutNd)  # what is finite stays so
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class ForwardPasses:
         self.handles: list[RemovableHandle] = [
             module.register_forward_hook(Hook(self._noting(name)))
             for name, module in self._inner.named_modules()
+            if not isinstance(module, HARMLESS)
         ]
         self.handles.append(model.register_forward_pre_hook(Hook(self._begin), with_kwargs=True))
         self.handles.append(model.register_forward_hook(Hook(self._finish)))
@@ -96,10 +99,11 @@ class ForwardPasses:
         """The module whose output was first to have NaN or Inf, and how; None where none had."""
         trouble = self._call_again() if self._compiled else ""
         usual = set(self._usual.broken())  # what gave Inf while all gradients were finite: a mask, say
-        first = next((name for name in self._flags.broken() if name not in usual), None)
+        broken = self._flags.broken()
+        first = next((name for name in broken if name not in usual), None)
         if first is None:
             return None
-        parts = ["in the forward pass"]
+        parts = [f"as {broken[first]} in the forward pass"]
         if not all(all_finite((call.args, call.kwargs)) for call in self._calls):
             parts.append("the model's input is not finite")
         own = self._inner.get_submodule(first).named_parameters(recurse=False)

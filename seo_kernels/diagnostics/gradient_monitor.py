@@ -60,11 +60,12 @@ class GradientMonitor:
         TypeError, ValueError: an argument of another kind or out of range, or a model without parameters that
             want a gradient.
 
+    >>> import math, torch
     >>> model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
     >>> with GradientMonitor(model) as monitor:
     ...     model(torch.tensor([[1.0, math.inf]])).sum().backward()
     >>> print(monitor.log.all[0])  # doctest: +ELLIPSIS
-    0.weight: ... of the gradient are ... at step 0 (module 0), in the forward pass, the model's input is ...
+    0.weight: ... of the gradient are ... at step 0 (module 0), as ... in the forward pass, the model's ...
     """
 
     def __init__(
@@ -212,7 +213,13 @@ class GradientMonitor:
     def _traced(self, findings: list[Finding], origin: tuple[str, str] | None) -> list[Finding]:
         """The findings in the order in which they came up; NaN and Inf with their origin."""
         came = {name: place for place, name in enumerate(self._backward.order if self._backward else [])}
-        ordered = sorted(findings, key=lambda finding: came.get(finding.parameter, len(came)))
+        late = {
+            finding.parameter: -place for place, finding in enumerate(findings)
+        }  # the last is nearest the loss
+        ordered = sorted(
+            findings,
+            key=lambda finding: came.get(finding.parameter, len(came) + late[finding.parameter] + len(late)),
+        )
         broken = [finding for finding in ordered if finding.kind in ("nan", "inf")]
         if not broken:
             return ordered

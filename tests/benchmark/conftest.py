@@ -15,6 +15,7 @@ from seo_kernels.benchmark.linear_cases import LinearSizes
 from seo_kernels.benchmark.loss_cases import LossSizes
 from seo_kernels.benchmark.model_cases import ModelSizes
 from seo_kernels.benchmark.training_cases import TrainingSizes
+from seo_kernels.benchmark.watching_cases import WatchingSizes
 
 SMALL = Sizes(
     attention=AttentionSizes(
@@ -37,6 +38,7 @@ SMALL = Sizes(
         prompt=5,
         new_tokens=12,
     ),
+    watching=WatchingSizes(layers=2, dim=32, heads=2, vocabulary=40, length=12, batch=2),
 )
 
 
