@@ -45,11 +45,12 @@ class GradientFlowReport:
 
 
 class DeepNetwork(nn.Module):
-    """x -> tanh(W x + b) so many times, or x -> x + tanh(W x + b), and an output of one number."""
+    """x -> tanh(W x + b) so many times, or x -> x + tanh(W x + b), then normalised, and one number of it."""
 
     def __init__(self, depth: int, width: int, residual: bool) -> None:
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, 1)
         self.residual = residual
 
@@ -57,11 +58,11 @@ class DeepNetwork(nn.Module):
         for layer in self.layers:
             branch = torch.tanh(layer(x))
             x = x + branch if self.residual else branch
-        output: Tensor = self.output(x)
+        output: Tensor = self.output(self.norm(x))
         return output
 
 
-def gradient_flow(depth: int = 32, width: int = 48, rows: int = 64) -> GradientFlowReport:
+def gradient_flow(depth: int = 40, width: int = 48, rows: int = 64) -> GradientFlowReport:
     """Print and return the gradients of a deep network of tanh layers, with and without residuals.
 
     torch initialises weights uniformly with variance 1 / (3 width): a gradient shrinks by 1 / sqrt(3) on its
