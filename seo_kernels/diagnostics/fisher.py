@@ -21,7 +21,7 @@ from seo_kernels.nn.sizes import check_flag, check_size
 from seo_kernels.ops.checks import kind
 
 Loss = Callable[[Any, Any], Tensor]
-Draw = Callable[[Any], Any]  # from what the model gives for one sample to a target
+Draw = Callable[[Any], Any]  # from what the model gives for a batch to its targets
 GRADIENT_ENTRIES = 2**26  # of all samples of a chunk: 256 MiB in float32
 
 
@@ -52,16 +52,16 @@ def fisher_information(
             arguments, target any nesting of tensors, each with the batch first.
         monte_carlo: whether to draw the targets.
         draws: targets drawn per sample; with ``monte_carlo`` only.
-        draw_target: what draws them, from what the model gives for a batch of one sample. By default by the
-            loss: classes of cross entropy, position by position; 0 or 1 of binary cross entropy with logits;
-            for the mean squared error the normal distribution whose -log p it is.
+        draw_target: what draws them, from what the model gives for a batch to the batch's targets. By
+            default by the loss: classes of cross entropy, position by position; 0 or 1 of binary cross
+            entropy with logits; for the mean squared error the normal distribution whose -log p it is.
         chunk_size: samples whose gradients are held at once; None: as many as have 2**26 entries (256 MiB in
             float32).
         vectorized: True: by ``torch.func.vmap``; False: one sample after the other; None: the first, and
             the second after a warning where an operation of the model refuses vmap.
 
     Returns:
-        {parameter name: tensor of its shape}, no entry negative.
+        {parameter name: tensor of its shape, float32 at least}, no entry negative.
 
     Raises:
         TypeError: an argument of another kind.
@@ -94,8 +94,13 @@ def fisher_information(
                 if draw is None:
                     squares.add(some, pytree.tree_map(lambda tensor, part=part: tensor[part], targets))
                     continue
-                for _ in range(draws):
-                    squares.add(some, _drawn(model, draw, some, part.stop - part.start))
+                with torch.no_grad():
+                    output = call_model(model, some)
+                drawn = 0
+                while drawn < draws:  # as many at once as a chunk holds
+                    now = min(draws - drawn, max(1, chunk_size // (part.stop - part.start)))
+                    squares.add(_repeated([some] * now), _repeated([draw(output) for _ in range(now)]))
+                    drawn += now
     return squares.mean()
 
 
@@ -111,7 +116,7 @@ class _Squares:
     ) -> None:
         self.model, self.loss_fn, self.vectorized = model, loss_fn, vectorized
         self.parameters = {name: parameter.detach() for name, parameter in parameters.items()}
-        self.sums = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
+        self.sums = {name: torch.zeros_like(p, dtype=_wide(p)) for name, p in self.parameters.items()}
         self.count = 0
 
     def add(self, inputs: Any, targets: Any) -> None:
@@ -143,9 +148,8 @@ class _Squares:
     def _by_vmap(self, inputs: Any, targets: Any) -> dict[str, Tensor]:
         gradient = torch.func.grad(self._loss_of_one)
         per_sample = torch.func.vmap(gradient, in_dims=(None, 0, 0), randomness="different")
-        return {
-            name: grad.square_().sum(0) for name, grad in per_sample(self.parameters, inputs, targets).items()
-        }
+        gradients = per_sample(self.parameters, inputs, targets)
+        return {name: grad.to(_wide(grad)).square().sum(0) for name, grad in gradients.items()}
 
     def _loss_of_one(self, parameters: dict[str, Tensor], inputs: Any, targets: Any) -> Tensor:
         """Of a sample without batch dimension."""
@@ -171,8 +175,13 @@ class _Squares:
             wanted = [named[name] for name in sums]
             gradients = torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
             for total, gradient in zip(sums.values(), gradients, strict=True):
-                total += gradient.square()
+                total += gradient.to(total).square()
         return sums
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    """What squares are summed in."""
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def _pair(batch: Any, number: int) -> tuple[Any, Any]:
@@ -202,12 +211,9 @@ def _batch_size(inputs: Any, targets: Any, number: int, *, with_targets: bool) -
     return sizes[0]
 
 
-@torch.no_grad()
-def _drawn(model: nn.Module, draw: Draw, inputs: Any, size: int) -> Any:
-    """Targets of all samples, each drawn from what the model gives for it alone."""
-    ones = (pytree.tree_map(lambda tensor, i=i: tensor[i : i + 1], inputs) for i in range(size))
-    targets = [draw(call_model(model, one)) for one in ones]
-    return pytree.tree_map(lambda *parts: torch.cat(parts), *targets)
+def _repeated(parts: list[Any]) -> Any:
+    """Inputs or targets behind each other."""
+    return pytree.tree_map(lambda *tensors: torch.cat(tensors), *parts) if len(parts) > 1 else parts[0]
 
 
 def _draw_by_loss(loss_fn: Loss) -> Draw:
@@ -225,12 +231,12 @@ def _draw_by_loss(loss_fn: Loss) -> Draw:
 
 
 def _draw_classes(logits: Tensor) -> Tensor:
-    """(1, C, ...) to (1, ...)."""
+    """(B, C, ...) to (B, ...)."""
     probabilities = logits.movedim(1, -1).softmax(-1)
     classes = torch.multinomial(probabilities.reshape(-1, probabilities.shape[-1]), 1)
     return classes.reshape(probabilities.shape[:-1])
 
 
 def _deviation(output: Tensor, summed: bool) -> float:
-    """Of the normal distribution with -log p = |output - target|^2 (over n entries, if averaged) + const."""
-    return (0.5 if summed else 0.5 * output.numel()) ** 0.5
+    """Of the normal distribution whose -log p is |output - target|^2, summed or averaged over a sample."""
+    return (0.5 if summed else 0.5 * output[0].numel()) ** 0.5
