@@ -9,6 +9,7 @@ from typer.main import get_command
 from seo_kernels.cli.bench import bench
 from seo_kernels.cli.check import check
 from seo_kernels.cli.demo import demo
+from seo_kernels.cli.diagnose import diagnose
 from seo_kernels.cli.errors import describe_parse_error
 from seo_kernels.cli.info import info
 
@@ -21,6 +22,7 @@ app.command()(info)
 app.command()(check)
 app.command()(bench)
 app.command()(demo)
+app.command()(diagnose)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
