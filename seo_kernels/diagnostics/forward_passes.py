@@ -97,7 +97,7 @@ class ForwardPasses:
 
     def origin(self) -> tuple[str, str] | None:
         """The module whose output was first to have NaN or Inf, and how; None where none had."""
-        trouble = self._call_again() if self._compiled else ""
+        told = self._call_again() if self._compiled else ""
         usual = set(self._usual.broken())  # what gave Inf while all gradients were finite: a mask, say
         broken = self._flags.broken()
         first = next((name for name in broken if name not in usual), None)
@@ -108,7 +108,7 @@ class ForwardPasses:
             parts.append("the model's input is not finite")
         own = self._inner.get_submodule(first).named_parameters(recurse=False)
         parts += [f"its {name} is not finite" for name, value in own if not all_finite(value.detach())]
-        return first, ", ".join([*parts, *([trouble] if trouble else [])])
+        return first, ", ".join([*parts, *([told] if told else [])])
 
     def settle(self, *, sound: bool) -> None:
         """The gradients of these passes were looked at; ``sound``: all were finite."""
@@ -142,13 +142,16 @@ class ForwardPasses:
             return
         if self._recording:
             self._after(output)
+            if self._compiled and torch._C._current_graph_task_id() == NO_PASS:
+                self._flags.note("", output)
         self._recording = True
         self._flags.release()
 
     def _call_again(self) -> str:
-        """Fill the flags anew from the kept calls, nothing compiled; what went wrong in it, in words."""
-        self._flags = FiniteFlags()
+        """Fill the flags anew from the kept calls, nothing compiled; what there is to say about it."""
+        seen, self._flags = self._flags, FiniteFlags()
         self._calling_again = True
+        told = ""
         try:
             with undisturbed(self._inner), torch.compiler.set_stance("force_eager"):
                 for call in self._calls:
@@ -156,10 +159,12 @@ class ForwardPasses:
                         with call.surroundings.again():
                             self._inner(*call.args, **call.kwargs)
         except Exception as error:  # the training goes on
-            return f"looked for by a second, uncompiled call, which raised {type(error).__name__}: {error}"
+            told = f"a second, uncompiled call raised {type(error).__name__}: {error}"
         finally:
             self._calling_again = False
-        return ""
+        if not self._flags.broken() and seen.broken():
+            self._flags, told = seen, told or "a second, uncompiled call was finite"
+        return told
 
 
 def _is_compiled(module: nn.Module) -> bool:
