@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from seo_kernels.benchmark.activation_cases import ActivationSizes, activation_cases
 from seo_kernels.benchmark.attention_cases import AttentionSizes, attention_cases
 from seo_kernels.benchmark.case import Case
+from seo_kernels.benchmark.curvature_cases import CurvatureSizes, curvature_cases
 from seo_kernels.benchmark.linear_cases import LinearSizes, linear_cases
 from seo_kernels.benchmark.loss_cases import LossSizes, loss_cases
 from seo_kernels.benchmark.model_cases import ModelSizes, model_cases
@@ -25,6 +26,7 @@ class Sizes:
     model: ModelSizes = field(default_factory=ModelSizes)
     training: TrainingSizes = field(default_factory=TrainingSizes)
     watching: WatchingSizes = field(default_factory=WatchingSizes)
+    curvature: CurvatureSizes = field(default_factory=CurvatureSizes)
 
 
 def cases(sizes: Sizes | None = None) -> list[Case]:
@@ -38,4 +40,5 @@ def cases(sizes: Sizes | None = None) -> list[Case]:
         *model_cases(sizes.model),
         *training_cases(sizes.training),
         *watching_cases(sizes.watching),
+        *curvature_cases(sizes.curvature),
     ]

@@ -11,6 +11,7 @@ from seo_kernels.benchmark.activation_cases import ActivationSizes
 from seo_kernels.benchmark.attention_cases import AttentionSizes
 from seo_kernels.benchmark.case import Case
 from seo_kernels.benchmark.cases import Sizes
+from seo_kernels.benchmark.curvature_cases import CurvatureSizes
 from seo_kernels.benchmark.linear_cases import LinearSizes
 from seo_kernels.benchmark.loss_cases import LossSizes
 from seo_kernels.benchmark.model_cases import ModelSizes
@@ -39,6 +40,7 @@ SMALL = Sizes(
         new_tokens=12,
     ),
     watching=WatchingSizes(layers=2, dim=32, heads=2, vocabulary=40, length=12, batch=2),
+    curvature=CurvatureSizes(layers=1, dim=32, heads=2, vocabulary=40, length=24, batch=2),
 )
 
 
