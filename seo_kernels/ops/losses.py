@@ -22,6 +22,7 @@ from seo_kernels.ops.loss_arguments import (
     huber_operands,
     reduced,
 )
+from seo_kernels.ops.loss_second_order import cross_entropy_second_order
 from seo_kernels.ops.transforms import transformed
 from seo_kernels.reference.losses import (
     cross_entropy_rows,
@@ -48,6 +49,7 @@ _cross_entropy = FunctionPair(
     outputs=("losses",),
     saved_outputs=("lse",),
     rows=("input", "target", "losses", "lse"),
+    second_order=cross_entropy_second_order,
 )
 _soft_cross_entropy = FunctionPair(
     "soft_cross_entropy",
