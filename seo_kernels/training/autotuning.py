@@ -119,10 +119,10 @@ def autotune(
             trials.of(replace(finalist.settings, batch_size=size)) for size in batch_sizes if size != rows
         ]
     if len(set(compile)) > 1:
-        best = {
-            _kind(row.settings): row for row in reversed(_ranked(found))
-        }  # of each kind, the last to stay
-        found += [trials.of(replace(row.settings, compile=True)) for row in reversed(best.values())]
+        best: dict[tuple[str, bool], TuningRow] = {}  # of each kind, the best kind first
+        for row in _ranked(found):
+            best.setdefault((row.settings.mixed_precision, row.settings.gradient_checkpointing), row)
+        found += [trials.of(replace(row.settings, compile=True)) for row in best.values()]
     return TuningReport(tuple(found), memory_limit)
 
 
@@ -229,10 +229,6 @@ def _ranked(rows: Sequence[TuningRow]) -> list[TuningRow]:
     return sorted(
         able, key=lambda row: (row.reason is not None, row.peak_bytes if row.reason else row.seconds_per_row)
     )
-
-
-def _kind(settings: TrainingSettings) -> tuple[str, bool]:
-    return settings.mixed_precision, settings.gradient_checkpointing
 
 
 def _held_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:

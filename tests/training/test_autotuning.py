@@ -4,6 +4,7 @@ import contextlib
 import copy
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -162,6 +163,8 @@ def test_compiled_settings_come_last(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row.settings.compile for row in report.rows] == [False] * 4 + [True] * 2
     assert {row.settings.mixed_precision for row in report.rows[4:]} == {"no", "bf16"}
     assert len(compiled) == 2
+    best = min(report.rows[:4], key=lambda row: row.seconds_per_row or 1e9).settings
+    assert report.rows[4].settings == replace(best, compile=True)
     alone = autotune(nn.Linear(4, 4), torch.randn(8, 4), compile=[True], checkpointing=[False], repeats=1)
     assert all(row.settings.compile for row in alone.rows)
 
