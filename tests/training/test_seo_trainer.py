@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from seo_kernels.models import CustomModelConfig, CustomMultiTaskSEOModel, CustomSEOModel
 from seo_kernels.training import CustomSEOModelTrainer, NonFiniteError, TrainingConfig
+from seo_kernels.training.seo_losses import classifier_loss
 
 MODEL = CustomModelConfig(
     hidden_size=16, num_layers=1, num_heads=2, vocab_size=50, max_length=8, dropout_rate=0.1
@@ -292,3 +293,13 @@ IDS = torch.ones(4, 8).long()
 def test_errors(call: Callable[[], Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+def test_accuracy() -> None:
+    def accuracy(logits: list[list[float]], labels: list[int]) -> float:
+        outputs = torch.tensor(logits)
+        batch = (torch.zeros(len(labels), 1).long(), torch.tensor(labels))
+        return float(classifier_loss(lambda ids, mask: outputs, batch)[1]["accuracy"])  # type: ignore[arg-type]
+
+    assert accuracy([[0.5], [0.2], [-0.5], [2.0]], [1, 1, 0, 0]) == 0.75
+    assert accuracy([[0.5, 0.1], [0.2, 0.3], [0.0, 1.0], [2.0, 0.0]], [0, 0, 1, -100]) == pytest.approx(2 / 3)

@@ -23,6 +23,12 @@ def in_double(loss: Any = squared_error) -> Any:
     return lambda model, batch: loss(model, (batch[0].double(), batch[1].double()))
 
 
+def own_half(seed: int, index: int) -> Any:
+    """This process's rows of ``pairs(4, seed)``."""
+    inputs, targets = pairs(4, seed)
+    return inputs[2 * index : 2 * index + 2], targets[2 * index : 2 * index + 2]
+
+
 def one_of_two(index: int, port: int, folder: str) -> None:
     """Train in this process as torchrun would start it, and write what became of it."""
     os.environ.update(
@@ -48,6 +54,16 @@ def one_of_two(index: int, port: int, folder: str) -> None:
     bad = (pairs(2)[0], pairs(2)[1] * (float("nan") if index == 1 else 1.0))
     result["skipped"] = trained.step(bad).skipped
     result["kept"] = copied(trained.module)
+
+    # windows that end where no one knew it before: unexpectedly, and with a batch that is left out
+    ends = made(in_double())
+    ends.step(own_half(1, index))
+    ends.step(own_half(2, index))
+    ends.finish_window()
+    ends.step(own_half(3, index))
+    ends.step(own_half(4, index))
+    result["left out"] = ends.step(bad).skipped
+    result["ends"] = copied(ends.module)
 
     # a crash in the middle of a shuffled epoch, between two updates
     left = 5
