@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,7 +29,7 @@ def diagnose(
     factory: Annotated[
         str | None,
         typer.Argument(
-            metavar="[PACKAGE.MODULE:FACTORY]",
+            metavar="PACKAGE.MODULE:FACTORY",
             help="Your module: a function that returns (model, inputs), (model, inputs, loss) or (model, "
             "inputs, target, loss).",
             show_default=False,
@@ -37,15 +38,15 @@ def diagnose(
     output: Annotated[
         Path | None,
         typer.Option(
-            help=f"Folder for report.html and report.json.  [default: {OUTPUT}]", show_default=False
+            help=f"Folder for report.html and report.json, by default {OUTPUT}.", show_default=False
         ),
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(help=f"Steps of training under watch.  [default: {STEPS}]", show_default=False),
+        typer.Option(help=f"Steps of training under watch, by default {STEPS}.", show_default=False),
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help=f"Of AdamW.  [default: {LEARNING_RATE}]", show_default=False)
+        float | None, typer.Option(help=f"Of AdamW, by default {LEARNING_RATE}.", show_default=False)
     ] = None,
     selftest: Annotated[
         bool, typer.Option("--selftest", help="Plant faults into a model and see that each is found.")
@@ -55,8 +56,9 @@ def diagnose(
 
     A copy of the module is trained on its own inputs for some steps while its gradients are watched.
 
-    Exit status 1: a loss or gradient was NaN or Inf, or a gradient failed its verification (it is missing,
-    not that of finite differences, ...). With --selftest: a planted fault was missed.
+    Exit status 1: a loss or gradient was NaN or Inf, or a gradient failed its verification.
+
+    With --selftest: a planted fault was missed.
     """
     if selftest:
         given = {"factory": factory, "--output": output, "--steps": steps, "--learning-rate": learning_rate}
@@ -89,6 +91,7 @@ def _diagnose(factory: str, output: Path, steps: int, learning_rate: float) -> N
         for package in ("matplotlib", "plotly", "scipy"):  # before the work, not after it
             require(package, extra="diagnostics", purpose="write the report")
         module = load_factory(factory)
+        _make_folder(output)
         with progress_bar() as progress:
             task = progress.add_task("training", total=steps + 2)
 
@@ -97,13 +100,20 @@ def _diagnose(factory: str, output: Path, steps: int, learning_rate: float) -> N
 
             diagnosis = diagnose_module(module, steps=steps, learning_rate=learning_rate, progress=tell)
             progress.update(task, description="report", completed=steps + 2)
-            try:
-                path = write_module_report(output, diagnosis)
-            except OSError as error:
-                usage_error(f"--output is {str(output)!r}, expected a folder that can be written: {error}")
+            path = write_module_report(output, diagnosis)
     _print_summary(diagnosis, summary_lines(diagnosis), path)
     if not diagnosis.passed:
         raise typer.Exit(1)
+
+
+def _make_folder(output: Path) -> None:
+    """Before the work, not after it."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        usage_error(f"--output is {str(output)!r}, expected a folder that can be made: {error.strerror}")
+    if not os.access(output, os.W_OK | os.X_OK):
+        usage_error(f"--output is {str(output)!r}, expected a folder that can be written")
 
 
 def _print_summary(diagnosis: ModuleDiagnosis, lines: dict[str, str], path: Path) -> None:

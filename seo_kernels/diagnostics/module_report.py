@@ -43,9 +43,9 @@ def write_module_report(folder: str | os.PathLike[str], diagnosis: ModuleDiagnos
         MissingExtraError: matplotlib or plotly is not installed.
         OSError: the folder can't be made or written.
     """
-    page = module_page(diagnosis)
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
+    page = module_page(diagnosis)
     write_atomically(target / JSON_NAME, json_text(numbers_of(diagnosis)) + "\n")
     return write_atomically(target / HTML_NAME, page)
 

@@ -115,6 +115,7 @@ def test_the_help_states_the_exit_status(capsys: pytest.CaptureFixture[str]) -> 
     words = " ".join(capsys.readouterr().out.split())
     assert "Exit status 1" in words
     assert "--selftest" in words
+    assert "by default 20" in words
 
 
 @pytest.mark.parametrize(
@@ -128,6 +129,7 @@ def test_the_help_states_the_exit_status(capsys: pytest.CaptureFixture[str]) -> 
         (["MODULE:right", "--steps", "0"], "steps is 0, expected an int >= 1"),
         (["MODULE:right", "--learning-rate", "-1"], "learning_rate is -1.0, expected a"),
         (["MODULE:right", "--output", "MODULE.py"], "which is a file, expected a folder"),
+        (["MODULE:right", "--output", "MODULE.py/folder"], "expected a folder that can be made"),
         (["MODULE:right", "--nonsense"], "expected one of --output"),
     ],
 )

@@ -50,6 +50,41 @@ def test_panels_without_data_are_left_out(changes: dict[str, Any], missing: set[
     assert everything - set(panels_of([results(**changes)])) == missing
 
 
+def drawn(panel: str, history: list[dict[str, Any]]) -> Any:
+    """The axes of one panel."""
+    from matplotlib.figure import Figure
+
+    axes = Figure().add_subplot()
+    panels_of(history)[panel](axes, history)
+    return axes
+
+
+def test_the_numbers_that_are_drawn() -> None:
+    flow = {"layers": LAYERS, "mean": [0.1, 0.2, 0.3], "max": [1.0, 0.0, 3.0], "norm": [4.0, math.inf, 6.0]}
+    axes = drawn("flow", [results(), results(gradient_flow=flow)])
+    assert axes.get_yscale() == "log"
+    lines = {line.get_label(): line for line in axes.lines}
+    assert list(lines["mean"].get_ydata()) == [0.1, 0.2, 0.3]
+    assert list(lines["max"].get_ydata()) == pytest.approx([1.0, math.nan, 3.0], nan_ok=True)
+    assert list(lines["norm"].get_ydata()) == pytest.approx([4.0, math.nan, 6.0], nan_ok=True)
+    assert list(lines["0, NaN or Inf"].get_xdata()) == [1]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["embedding", r"layers.0.\$x", "head"]
+    course = drawn("course", [results(loss=loss, step=10 * n) for n, loss in enumerate([3.0, 2.0])])
+    assert list(course.lines[0].get_ydata()) == [3.0, 2.0]
+    assert list(course.lines[0].get_xdata()) == [0, 10]
+    assert course.get_xlabel() == "step"
+    heights = [bar.get_height() for bar in drawn("eigenvalues", [results()]).patches]
+    assert heights == [3.0, -1.0]
+    assert drawn("correlation", [results()]).images[0].get_array().tolist() == [[1.0, 0.5, -0.5]] * 3
+
+
+def test_names_of_many_layers_are_thinned_out() -> None:
+    norms = {f"layers.{n}.weight": 1.0 for n in range(500)}
+    axes = drawn("norms", [results(gradient_norms={"total": 1.0, "parameters": norms})])
+    assert len(axes.lines[0].get_ydata()) == 500
+    assert len(axes.get_xticks()) <= 24
+
+
 def test_the_loss_alone() -> None:
     assert list(panels_of([{"loss": 1.0}])) == ["course"]
     assert analysis_picture([{"loss": 1.0}]).startswith(PNG)

@@ -94,7 +94,8 @@ def test_what_a_logarithmic_axis_has_no_place_for_is_marked(value: float, word: 
 
 
 def test_the_analyzer_and_the_monitor(tmp_path: Path) -> None:
-    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    first = nn.Linear(3, 4)
+    model = nn.Sequential(first, nn.Tanh(), nn.Linear(4, 1))
     input, target = torch.randn(8, 3), torch.randn(8, 1)
     analyzer = GradientAnalyzer(GradientAnalysisConfig(compute_hessian=False))
     monitor, norms = GradientMonitor(model), []
@@ -107,7 +108,7 @@ def test_the_analyzer_and_the_monitor(tmp_path: Path) -> None:
             nn.functional.mse_loss(model(input), target).backward()
         norms.append(gradient_norms(model))
         with torch.no_grad():
-            model[0].weight += 0.1
+            first.weight += 0.1
     assert flow_frames(analyzer.history)[-1].layers == ("0", "2")
     steps = flow_frames(monitor.history)
     assert [frame.label.split(",")[0] for frame in steps] == ["step 0", "step 1", "step 2"]
@@ -117,7 +118,8 @@ def test_the_analyzer_and_the_monitor(tmp_path: Path) -> None:
     (summary,) = flow_frames(monitor.get_gradient_summary())
     assert summary.label == "steps 0 to 2"
     assert summary.curves["norm, largest"][0] == pytest.approx(max(norm.norms[0] for norm in norms))
-    for number, source in enumerate((analyzer.history, monitor.history, monitor.get_gradient_summary())):
+    sources: list[Any] = [analyzer.history, monitor.history, monitor.get_gradient_summary()]
+    for number, source in enumerate(sources):
         assert write_flow_page(tmp_path / f"{number}.html", source).stat().st_size > 1_000_000
 
 
