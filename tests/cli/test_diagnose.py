@@ -112,7 +112,7 @@ def test_the_planted_faults(
 
 def test_the_help_states_the_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["diagnose", "--help"]) == 0
-    words = " ".join(capsys.readouterr().out.split())
+    words = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "Exit status 1" in words
     assert "--selftest" in words
     assert "by default 20" in words
