@@ -16,9 +16,9 @@ EXAMPLES = re.findall(r"^```python\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DO
 # what each prints: its beginning, and something within
 PRINTED = [
     ("torch.Size([8, 257])\n", " serves\n"),
-    ("adapter 'default' on 2 layers; ", "  0: Linear 64 -> 256, rank 4\n"),
-    ("torch.Size([512, 128]) torch.Size([1000, 64])\n", ""),
+    ("adapter 'default' on 2 layers; ", "\ntorch.Size([512, 128]) torch.Size([512, 64])\n"),
     ("['grad_norm', 'learning_rate', 'loss', 'skipped']\n", ""),
+    ("[]\n[", "]\nTrue\n"),
 ]
 
 
