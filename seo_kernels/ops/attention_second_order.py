@@ -13,8 +13,9 @@ scores, d the distances, and ' for tangents (by the chain rule from eq. 3 and 4 
     out' = sum_j w_j (p'_j v_j + p_j v'_j)
 
     e_j = w_j g_out.v_j,   e'_j = w_j g_out.v'_j,   mean = sum_j p_j e_j,   delta = mean - g_lse
-    h_j = s'_j (e_j - delta) + e'_j,   h_sink = -sink' delta,   <g, J u> = sum_j p_j h_j + p_sink h_sink
-    d/ds_j = p_j (h_j - <g, J u> - lse' (e_j - mean)),   d/ds'_j = p_j (e_j - delta),
+    t_j = (s'_j - lse') (e_j - delta) + e'_j,   h_sink = -sink' delta
+    <g, J u> = sum_j p_j (t_j + lse' (e_j - delta)) + p_sink h_sink
+    d/ds_j = p_j (t_j - <g, J u> + lse' g_lse),   d/ds'_j = p_j (e_j - delta),
     d/dsink = p_sink (h_sink - <g, J u> + lse' mean),    d/dv_j = w_j p'_j g_out
 """
 
@@ -86,7 +87,8 @@ def second_order(
     with torch.autocast(query.device.type, enabled=False):  # the dtypes are chosen here
         for span in visited_spans(arguments):
             tile = Tile(arguments, pattern, span)
-            derivatives = _TileDerivatives(tile, tile.slice(operands, dtype), tile.slice(direction, dtype))
+            slices = (tile.slice(operands, dtype), tile.slice(direction, dtype))
+            derivatives = _TileDerivatives(tile, *slices, readable=last and query.device.type == "cpu")
             if want_tangents:
                 outs.append(derivatives.out_tangent())
                 lses.append(derivatives.lse_tangent.squeeze(3))
@@ -101,30 +103,39 @@ def second_order(
 
 
 class _TileDerivatives:
-    """The formulas of the module's head for one tile. Rows are (B, Hq, m, 1), pairs (B, Hq, m, n)."""
+    """The formulas of the module's head for one tile. Rows are (B, Hq, m, 1), pairs (B, Hq, m, n).
 
-    def __init__(self, tile: Tile, point: Differentiable, direction: Differentiable) -> None:
+    ``readable``: the values of masks may be looked at.
+    """
+
+    def __init__(
+        self, tile: Tile, point: Differentiable, direction: Differentiable, readable: bool = False
+    ) -> None:
         self.tile = tile
+        self.scale, self.softcap = tile.arguments.scale, tile.arguments.softcap
         self.visible = tile.visible if point.mask is None else tile.visible & (point.mask != -math.inf)
+        self.full = readable and bool(self.visible.all())
         # What has no partner may hold anything: 0 * NaN would spread it.
         sees, seen = self.visible.any(3)[..., None], self.visible.any(2)[..., None]
+        with_keys, with_rows = (
+            None if readable and bool(partners.all()) else partners for partners in (sees, seen)
+        )
         self.point, self.direction = (
             operands._replace(
-                query=_only(sees, operands.query),
-                key=_only(seen, operands.key),
-                value=_only(seen, operands.value),
+                query=_scaled(_only(with_keys, operands.query), self.scale),
+                key=_only(with_rows, operands.key),
+                value=_only(with_rows, operands.value),
             )
             for operands in (point, direction)
         )
         self.zero = self.visible.new_zeros((), dtype=torch.float32)  # joins any dtype
-        self.scale, self.softcap = tile.arguments.scale, tile.arguments.softcap
         self._set_weights()
         self._set_tangents()
 
     def _set_weights(self) -> None:
         """p; p_sink, None without a sink; phi' (slope) and phi'' (bend), None without a softcap."""
         point = self.point
-        scores = self._products(point.query, point.key, "relative_key", point) * self.scale
+        scores = self._products(point.query, point.key, "relative_key", point)
         self.slope: Tensor | None = None
         self.bend: Tensor | None = None
         if self.softcap > 0.0:
@@ -132,7 +143,13 @@ class _TileDerivatives:
             scores = self.softcap * bounded
             self.slope = 1.0 - bounded * bounded
             self.bend = (-2.0 / self.softcap) * bounded * self.slope
-        scores = torch.where(self.visible, scores + self._score_terms(point), -math.inf)
+        terms = self._score_terms(point)
+        scores = scores if terms is self.zero else scores + terms
+        scores = scores if self.full else torch.where(self.visible, scores, -math.inf)
+        self.p_sink: Tensor | None = None
+        if self.full and point.sinks is None and scores.shape[3] > 0:
+            self.p = scores.softmax(3)
+            return
         top = scores.new_full((*scores.shape[:3], 1), -math.inf)
         if scores.shape[3] > 0:
             top = scores.detach().amax(3, keepdim=True)
@@ -148,20 +165,22 @@ class _TileDerivatives:
         self.p_sink = None if sink is None else sink / total
 
     def _set_tangents(self) -> None:
-        """z', s', sink', lse' and w p'."""
+        """z', s' - lse', sink', lse' and w p'."""
         point, direction = self.point, self.direction
-        self.z_tangent = self.scale * (
-            self._products(direction.query, point.key, "relative_key", point)
-            + self._products(point.query, direction.key, "relative_key", direction)
+        self.z_tangent = self._products(direction.query, point.key, "relative_key", point)
+        self.z_tangent = self.z_tangent + self._products(
+            point.query, direction.key, "relative_key", direction
         )
         scores = self.z_tangent if self.slope is None else self.slope * self.z_tangent
-        self.s_tangent = self._seen(scores + self._score_terms(direction))
-        self.lse_tangent = (self.p * self.s_tangent).sum(3, keepdim=True)
+        terms = self._score_terms(direction)
+        s_tangent = self._seen(scores if terms is self.zero else scores + terms)
+        self.lse_tangent = (self.p * s_tangent).sum(3, keepdim=True)
         self.sink_tangent: Tensor | float = 0.0
         if self.p_sink is not None and direction.sinks is not None:
             self.sink_tangent = direction.sinks[:, None, None]
             self.lse_tangent = self.lse_tangent + self.p_sink * self.sink_tangent
-        self.p_tangent = self._dropped(self.p * (self.s_tangent - self.lse_tangent))
+        self.moved = s_tangent - self.lse_tangent
+        self.p_tangent = self._dropped(self.p * self.moved)
 
     def out_tangent(self) -> Tensor:
         """out' (B, Hq, m, Dv)."""
@@ -177,21 +196,21 @@ class _TileDerivatives:
         e_tangent = self._products(grad_out, direction.value, "relative_value", direction)
         mean = (p * e).sum(3, keepdim=True)
         delta = mean - grad_lse[..., None]
-        h = self.s_tangent * (e - delta) + self._seen(self._dropped(e_tangent))
-        total = (p * h).sum(3, keepdim=True)  # <g, J u>
+        centred = e - delta
+        inner = self.moved * centred + self._seen(self._dropped(e_tangent))  # t
+        weighted, by_s_tangent = p * inner, p * centred
+        total = weighted.sum(3, keepdim=True) + self.lse_tangent * by_s_tangent.sum(3, keepdim=True)
         by_sinks = None
         if self.p_sink is not None:
             h_sink = -self.sink_tangent * delta
-            total = total + self.p_sink * h_sink
+            total = total + self.p_sink * h_sink  # <g, J u>
             by_sinks = (self.p_sink * (h_sink - total + self.lse_tangent * mean)).sum((0, 2, 3))
 
-        by_s = p * (h - total - self.lse_tangent * (e - mean))
-        by_s_tangent = p * (e - delta)
+        by_s = weighted - p * (total - self.lse_tangent * grad_lse[..., None])
         by_z, by_z_tangent = by_s, by_s_tangent
         if self.slope is not None and self.bend is not None:
             by_z = by_s * self.slope + by_s_tangent * self.bend * self.z_tangent
             by_z_tangent = by_s_tangent * self.slope
-        by_z, by_z_tangent = by_z * self.scale, by_z_tangent * self.scale  # now by the unscaled products
 
         by_relative_key = by_relative_value = by_bias = by_slopes = None
         if point.relative_key is not None:
@@ -204,8 +223,11 @@ class _TileDerivatives:
         if point.slopes is not None:
             by_slopes = -(by_s * self.tile.distance.abs()).sum((0, 2, 3))
         return Differentiable(
-            query=self._mixed(by_z, point.key, "relative_key", point)
-            + self._mixed(by_z_tangent, direction.key, "relative_key", direction),
+            query=self.scale
+            * (
+                self._mixed(by_z, point.key, "relative_key", point)
+                + self._mixed(by_z_tangent, direction.key, "relative_key", direction)
+            ),
             key=self._outer(by_z, point.query) + self._outer(by_z_tangent, direction.query),
             value=self._outer(self.p_tangent, grad_out),
             relative_key=by_relative_key,
@@ -257,7 +279,7 @@ class _TileDerivatives:
         return total if operands.mask is None else total + operands.mask
 
     def _seen(self, pairs: Tensor) -> Tensor:
-        return torch.where(self.visible, pairs, 0.0)
+        return pairs if self.full else torch.where(self.visible, pairs, 0.0)
 
     def _dropped(self, pairs: Tensor) -> Tensor:
         """w * pairs."""
@@ -265,5 +287,9 @@ class _TileDerivatives:
         return pairs if kept is None else torch.where(kept, pairs / (1.0 - dropout_p), 0.0)
 
 
-def _only(where: Tensor, operand: Tensor | None) -> Tensor | None:
-    return None if operand is None else torch.where(where, operand, 0.0)
+def _only(where: Tensor | None, operand: Tensor | None) -> Tensor | None:
+    return operand if operand is None or where is None else torch.where(where, operand, 0.0)
+
+
+def _scaled(operand: Tensor | None, scale: float) -> Tensor | None:
+    return None if operand is None else operand * scale
