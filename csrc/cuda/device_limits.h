@@ -8,8 +8,8 @@
 namespace seo_kernels::cuda {
 
 struct DeviceLimits {
-  int major, minor;           // compute capability
-  int64_t shared_bytes;       // of one block, at most
+  int major, minor;      // compute capability
+  int64_t shared_bytes;  // of one block, at most
 };
 
 DeviceLimits device_limits();

@@ -70,10 +70,12 @@ class TilePair {
   SK_DEVICE void write_words(Block& block) const {
     if (!by_pattern_) return;
     block.for_threads([&](int thread) {
-      if (thread >= rows()) return;
-      block.shared().words[thread] =
-          pattern_bits(*p_.plan.program, head_, row_begin() + thread, key_begin_, p_.query_offset);
+      if (thread < rows()) block.shared().words[thread] = word(thread);
     });
+  }
+  // What the pattern lets a row see.
+  SK_DEVICE uint64_t word(int row) const {
+    return pattern_bits(*p_.plan.program, head_, row_begin() + row, key_begin_, p_.query_offset);
   }
 
   SK_DEVICE bool by_pattern() const { return by_pattern_; }

@@ -103,8 +103,9 @@ struct AttentionForwardMma {
       block.for_threads([&](int thread) {
         const Pairs<false> at(thread, warp_row<1>(thread));
         if (band) return add_band(shared.band, at, weights[thread]);
-        add_band_end(p, pair, at, above_table(p.relative_key, pair.distance()),
-                     [](const RowEnds<float>& ends) { return ends.key; }, weights[thread]);
+        add_band_end(
+            p, pair, at, above_table(p.relative_key, pair.distance()),
+            [](const RowEnds<float>& ends) { return ends.key; }, weights[thread]);
       });
     }
   }
@@ -126,7 +127,7 @@ struct AttentionForwardMma {
           float most = kHidden<float>;
 #pragma unroll
           for (int n = 0; n < kMmaColumns; ++n) {
-            const float(&x)[4] = weights[thread].at[m][n].at;
+            const float (&x)[4] = weights[thread].at[m][n].at;
             most = larger(most, larger(x[2 * h], x[2 * h + 1]));
           }
           best[thread].at[m][h] = most;
@@ -335,9 +336,8 @@ int64_t forward_shared_bytes(const AttentionProblem& p) {
 
 void attention_forward(const AttentionForwardParams& p, Stream stream) {
   const int64_t tiles = p.batch * p.query_heads * p.plan.tiles;
-  with_forward_kernel(p, [&](auto kernel) {
-    launch(typename decltype(kernel)::type{p}, tiles, stream, "attention_forward");
-  });
+  with_forward_kernel(
+      p, [&](auto kernel) { launch(typename decltype(kernel)::type{p}, tiles, stream, "attention_forward"); });
 }
 
 }  // namespace seo_kernels::cuda::sm80

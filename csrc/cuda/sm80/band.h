@@ -1,6 +1,6 @@
 // Relative tables before a tile of 64 queries and 64 keys: its 127 distances are a band of table rows, of which 16
-// queries meet 80. A product of the queries with the band, read askew, is what the table adds to scores; weights written
-// askew, times the band, are what it adds to outputs. Distances beyond the table read its first or last row.
+// queries meet 80. A product of the queries with the band, read askew, is what the table adds to scores; weights
+// written askew, times the band, are what it adds to outputs. Distances beyond the table read its first or last row.
 #pragma once
 
 #include "cuda/sm80/pairs.h"
@@ -8,7 +8,7 @@
 
 namespace seo_kernels::cuda {
 
-constexpr int kBandRows = 2 * kTile;     // staged; entry e is of distance `distance` + e - 63
+constexpr int kBandRows = 2 * kTile;      // staged; entry e is of distance `distance` + e - 63
 constexpr int kBandColumns = kTile + 16;  // of 16 queries
 constexpr int kBandProducts = kBandColumns / 8;
 constexpr int kProductLd = kBandColumns + 9;  // read askew, rows fall into different banks

@@ -25,8 +25,8 @@ SK_DEVICE inline void multiply(Block&, To to, Left left, Right right) {
   using Mma = std::conditional_t<std::is_same_v<S, BFloat16>, cute::SM80_16x8x16_F32BF16BF16F32_TN,
                                  cute::SM80_16x8x16_F32F16F16F32_TN>;
   const int thread = static_cast<int>(threadIdx.x);
-  float(&c)[4] = to(thread).at;
-  const uint32_t(&a)[4] = left(thread).at;
+  float (&c)[4] = to(thread).at;
+  const uint32_t (&a)[4] = left(thread).at;
   const uint32_t* b = right(thread);
   Mma::fma(c[0], c[1], c[2], c[3], a[0], a[1], a[2], a[3], b[0], b[1], c[0], c[1], c[2], c[3]);
 }

@@ -28,7 +28,7 @@ void read_matrices(Block& block, Memory& memory, To to, From from) {
     for (int lane = 0; lane < kWarp; ++lane) {
       const int g = lane / 4, t = lane % 4 * 2;
       for (int m = 0; m < 4; ++m) {
-        const uint16_t(*matrix)[8] = rows + 8 * m;
+        const uint16_t (*matrix)[8] = rows + 8 * m;
         const uint32_t low = Turned ? matrix[t][g] : matrix[g][t];
         const uint32_t high = Turned ? matrix[t + 1][g] : matrix[g][t + 1];
         to(first + lane).at[m] = low | high << 16;

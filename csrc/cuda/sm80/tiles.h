@@ -53,9 +53,8 @@ SK_DEVICE inline void stage_tile(Memory& memory, int thread, const HeadRows<S>& 
 
 template <int Rows, int Width, class S, class Block, class Memory>
 SK_DEVICE inline void stage_run(Block& block, Memory& memory, const RowRun<S>& run) {
-  block.for_threads([&](int thread) {
-    stage_tile<Rows, Width>(memory, thread, run.rows, [&](int r) { return run.at(r); });
-  });
+  block.for_threads(
+      [&](int thread) { stage_tile<Rows, Width>(memory, thread, run.rows, [&](int r) { return run.at(r); }); });
 }
 
 // First of the rows of a thread's warp, of 16 M each.
@@ -77,8 +76,7 @@ SK_DEVICE inline void add_row_products(Block& block, PerThread<Tile<M, N>>& to, 
     block.for_threads([&](int thread) {
       compute_anew_from(thread);
       const int lane = thread % kWarp;
-      right_at[thread] =
-          swizzled<Width>(right_row(thread) + lane % 8 + lane / 16 * 8, kStep * k + lane / 8 % 2 * 8);
+      right_at[thread] = swizzled<Width>(right_row(thread) + lane % 8 + lane / 16 * 8, kStep * k + lane / 8 % 2 * 8);
     });
 #pragma unroll
     for (int m = 0; m < M; ++m) {
@@ -147,7 +145,7 @@ SK_DEVICE inline void add_weighted_rows(Block& block, PerThread<Tile<M, N>>& to,
 // Columns 16 k and those after of results, as the left operand of the next product.
 template <class S, int M, int N>
 SK_DEVICE inline Fragment as_left(const Tile<M, N>& tile, int m, int k) {
-  const float(&low)[4] = tile.at[m][2 * k].at, (&high)[4] = tile.at[m][2 * k + 1].at;
+  const float (&low)[4] = tile.at[m][2 * k].at, (&high)[4] = tile.at[m][2 * k + 1].at;
   return {{narrow_pair<S>(low[0], low[1]), narrow_pair<S>(low[2], low[3]), narrow_pair<S>(high[0], high[1]),
            narrow_pair<S>(high[2], high[3])}};
 }
@@ -180,17 +178,16 @@ SK_DEVICE inline void store_tile(Block& block, Memory& memory, PerThread<Tile<M,
         const float f = factor(thread, m, h);
 #pragma unroll
         for (int n = 0; n < N; ++n) {
-          const float(&x)[4] = tile[thread].at[m][n].at;
-          memory.set_pair(swizzled<Width>(row, 8 * n + lane.column),
-                          narrow_pair<S>(x[2 * h] * f, x[2 * h + 1] * f));
+          const float (&x)[4] = tile[thread].at[m][n].at;
+          memory.set_pair(swizzled<Width>(row, 8 * n + lane.column), narrow_pair<S>(x[2 * h] * f, x[2 * h + 1] * f));
         }
       }
     }
   });
   block.sync_warp();
   block.for_threads([&](int thread) {
-    const bool pieces = width % 8 == 0 && view.stride[3] == 1 && view.stride[2] % 8 == 0 &&
-                        reinterpret_cast<uintptr_t>(to) % 16 == 0;
+    const bool pieces =
+        width % 8 == 0 && view.stride[3] == 1 && view.stride[2] % 8 == 0 && reinterpret_cast<uintptr_t>(to) % 16 == 0;
     constexpr int per_row = Width / 8;
 #pragma unroll 1
     for (int at = thread % kWarp; at < 16 * M * per_row; at += kWarp) {

@@ -1,6 +1,6 @@
 // What the threads of a warp do together: products of small matrices on tensor cores, reads of their operands from
-// shared memory, and copies into it that run beside the arithmetic. A warp's threads hold a matrix in parts, as PTX lays
-// them out ("Matrix fragments for mma.m16n8k16"): with g = lane / 4 and t = lane % 4,
+// shared memory, and copies into it that run beside the arithmetic. A warp's threads hold a matrix in parts, as PTX
+// lays them out ("Matrix fragments for mma.m16n8k16"): with g = lane / 4 and t = lane % 4,
 //
 //   Product   16 x 8:   at[0], at[1]: row g, columns 2t, 2t + 1;  at[2], at[3]: row g + 8
 //   Left      16 x 16:  at[0]: row g, columns 2t, 2t + 1;  at[1]: row g + 8;  at[2], at[3]: the same, 8 columns on

@@ -16,6 +16,11 @@ constexpr int forward_row_products(int width, Scores scores) { return width <= 6
 
 constexpr int blocks_at_once(int width, Scores scores) { return width <= 128 && scores != Scores::kRelative ? 2 : 1; }
 
+// Whether a block has registers for the sums of dK and dV at once; otherwise they take a launch each.
+constexpr bool both_key_gradients(int width, Scores scores) {
+  return width <= 64 || (width <= 128 && scores != Scores::kRelative);
+}
+
 inline Scores scores_of(const AttentionProblem& p) {
   if (p.relative_key || p.relative_value) return Scores::kRelative;
   return p.modifies_scores() || p.dropout ? Scores::kModified : Scores::kPlain;

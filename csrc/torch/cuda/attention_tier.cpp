@@ -1,5 +1,6 @@
 #include "torch/cuda/attention_tier.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <stdexcept>
 #include <string_view>
@@ -20,32 +21,42 @@ Tier asked_for() {
   throw std::invalid_argument(std::string(kVariable) + " is '" + value + "', expected simt or sm80");
 }
 
-// Why the tier cannot serve; "" where it can.
-std::string refusal_of_sm80(const AttentionProblem& p) {
+// Why the tier cannot serve with blocks of so much shared memory; "" where it can.
+std::string refusal_of_sm80(const AttentionProblem& p, int64_t (*shared_bytes)(const AttentionProblem&)) {
   if (!cuda::sm80::has_type(p.dtype)) return "it multiplies bfloat16 and float16 only";
   const cuda::DeviceLimits has = cuda::device_limits();
   if (has.major < 8) {
     return "the GPU has compute capability " + std::to_string(has.major) + "." + std::to_string(has.minor) +
            ", it needs 8.0";
   }
-  const int64_t bytes = cuda::sm80::forward_shared_bytes(p);
-  if (bytes > has.shared_bytes) {
-    return "a block would take " + std::to_string(bytes) + " bytes of shared memory, the GPU has " +
-           std::to_string(has.shared_bytes);
+  const int64_t bytes = shared_bytes(p);
+  if (bytes <= has.shared_bytes) return "";
+  return "a block would take " + std::to_string(bytes) + " bytes of shared memory, the GPU has " +
+         std::to_string(has.shared_bytes);
+}
+
+TierChoice choose(const AttentionProblem& p, int64_t tile_rows, int64_t (*shared_bytes)(const AttentionProblem&)) {
+  const std::string variable = kVariable;
+  if (asked_for() == Tier::kSimt) {
+    return {Tier::kSimt, cuda::kTile, "simt: tensor cores (sm80) serve where " + variable + "=sm80 asks for them"};
   }
-  return "";
+  const std::string refusal = refusal_of_sm80(p, shared_bytes);
+  if (!refusal.empty()) return {Tier::kSimt, cuda::kTile, "simt: sm80 refuses, " + refusal};
+  return {Tier::kSm80, tile_rows,
+          "sm80: " + variable + " asks for tensor cores; gradients of tables, slopes, sinks and masks are simt's"};
 }
 
 }  // namespace
 
 TierChoice forward_tier(const AttentionProblem& p) {
-  const std::string variable = kVariable;
-  if (asked_for() == Tier::kSimt) {
-    return {Tier::kSimt, cuda::kTile, "simt: tensor cores (sm80) serve where " + variable + "=sm80 asks for them"};
-  }
-  const std::string refusal = refusal_of_sm80(p);
-  if (!refusal.empty()) return {Tier::kSimt, cuda::kTile, "simt: sm80 refuses, " + refusal};
-  return {Tier::kSm80, cuda::sm80::forward_tile_rows(p), "sm80: " + variable + " asks for tensor cores"};
+  const bool narrow = cuda::sm80::has_type(p.dtype);
+  return choose(p, narrow ? cuda::sm80::forward_tile_rows(p) : cuda::kTile, cuda::sm80::forward_shared_bytes);
+}
+
+TierChoice backward_tier(const AttentionProblem& p) {
+  return choose(p, cuda::kTile, [](const AttentionProblem& problem) {
+    return std::max(cuda::sm80::key_gradients_shared_bytes(problem), cuda::sm80::query_gradients_shared_bytes(problem));
+  });
 }
 
 }  // namespace seo_kernels

@@ -12,12 +12,14 @@ enum class Tier { kSimt, kSm80 };
 
 struct TierChoice {
   Tier tier;
-  int64_t tile_rows;  // queries of a tile of its forward, at most
+  int64_t tile_rows;  // queries of a tile, at most
   std::string why;
 };
 
 // For the current device. SEO_KERNELS_TIER asks for a tier, "simt" by default; what a tier cannot do it refuses, and
 // the one below serves. Throws std::invalid_argument on another name.
 TierChoice forward_tier(const AttentionProblem& p);
+// Gradients of relative tables, slopes, sinks and masks are simt's in any case.
+TierChoice backward_tier(const AttentionProblem& p);
 
 }  // namespace seo_kernels

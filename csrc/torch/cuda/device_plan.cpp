@@ -76,8 +76,8 @@ CacheEntry copied(const PatternKey& key, const PlannedPattern& planned, const Te
 
 }  // namespace
 
-cuda::DevicePlan device_plan(const AttentionArguments& arguments, const AttentionProblem& problem,
-                             cuda::Stream stream, int64_t tile_rows) {
+cuda::DevicePlan device_plan(const AttentionArguments& arguments, const AttentionProblem& problem, cuda::Stream stream,
+                             int64_t tile_rows) {
   static std::mutex mutex;
   static auto& cache = *new std::list<CacheEntry>;  // most recent first; at exit the device may be gone before it
   PatternKey key = arguments.pattern_key(problem);

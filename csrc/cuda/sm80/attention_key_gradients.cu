@@ -1,0 +1,180 @@
+// Attention backward on tensor cores, keys' side: a block has a panel of keys of one (batch, key head) and goes over
+// the tiles of queries that visit it, of all query heads that share the key head. Scores and their gradients are made
+// turned, rows of keys, so that they feed the sums for values and keys out of registers.
+#include "cuda/sm80/attention.h"
+#include "cuda/sm80/differentiate.h"
+
+namespace seo_kernels::cuda::sm80 {
+namespace {
+
+// The tiles of queries that visit a panel, head after head.
+class TileCursor {
+ public:
+  SK_DEVICE TileCursor(const DevicePlan& plan, int64_t panel, int64_t head, int64_t head_end)
+      : plan_(plan), panel_(panel), head_(head), head_end_(head_end) {
+    find_runs();
+  }
+
+  // The next tile of which queries may see keys of the panel; the pair is then set.
+  SK_DEVICE bool next(TilePair& pair, int64_t batch) {
+    for (;;) {
+      if (++tile_ >= end_) {
+        while (run_ == last_run_) {
+          if (++head_ >= head_end_) return false;
+          find_runs();
+        }
+        const PanelRun& run = plan_.panel_runs[run_++];
+        tile_ = run.begin;
+        end_ = run.end;
+        partial_ = run.partial;
+      }
+      pair.set_queries(batch, head_, tile_);
+      if (pair.set_keys(panel_, partial_)) return true;
+    }
+  }
+  SK_DEVICE int64_t head() const { return head_; }
+  SK_DEVICE int tile() const { return tile_; }
+  SK_DEVICE bool partial() const { return partial_; }
+
+ private:
+  SK_DEVICE void find_runs() {
+    const int64_t index = (plan_.per_head ? head_ * plan_.panels : 0) + panel_;
+    run_ = static_cast<int>(plan_.panel_offsets[index]);
+    last_run_ = static_cast<int>(plan_.panel_offsets[index + 1]);
+    tile_ = end_ = 0;
+  }
+
+  const DevicePlan& plan_;
+  int64_t panel_, head_, head_end_;
+  int run_ = 0, last_run_ = 0, tile_ = 0, end_ = 0;
+  bool partial_ = false;
+};
+
+// Both: dK and dV at once; otherwise one of them, whichever is asked for.
+template <class S, int Width, Scores kScores>
+struct AttentionKeyGradientsMma {
+  static constexpr bool kRelative = kScores == Scores::kRelative, kBoth = both_key_gradients(Width, kScores);
+  static constexpr int kThreads = kMmaThreads, kBlocksAtOnce = blocks_at_once(Width, kScores);
+  struct Shared {
+    SharedArray<S, kTile * Width> key, value, query, grad_out;
+    RowFacts facts;
+    std::conditional_t<kRelative, BandShared<S, Width>, NoBand> band;
+  };
+  using Pair = Tile<1, kMmaColumns>;
+  using Sums = Tile<1, Width / 8>;
+  AttentionBackwardParams p;
+
+  template <class Block>
+  SK_DEVICE void operator()(Block& block) const {
+    Shared& shared = block.shared();
+    const int64_t panel = block.index() % p.plan.panels, index = block.index() / p.plan.panels;
+    const int64_t batch = index / p.key_heads, key_head = index % p.key_heads;
+    PerThread<Sums> value_sums, key_sums;
+    auto& keys = kBoth ? key_sums : value_sums;
+    block.for_threads([&](int thread) { value_sums[thread] = key_sums[thread] = Sums{}; });
+    TilePair pair(p), ahead(p);
+    TileCursor cursor(p.plan, panel, key_head * p.group(), (key_head + 1) * p.group());
+    bool more = cursor.next(ahead, batch);
+    if (more) {
+      stage_run<kTile, Width>(block, shared.key, keys_of<S>(p.key, ahead, p.dim));
+      if (by_gradient()) stage_run<kTile, Width>(block, shared.value, keys_of<S>(p.value, ahead, p.value_dim));
+      stage_grad_out(block, ahead);
+      stage_run<kTile, Width>(block, shared.query, queries_of<S>(p.query, ahead, p.dim));
+    }
+    commit_copies(block);
+#pragma unroll 1
+    while (more) {
+      pair.set_queries(batch, cursor.head(), cursor.tile());
+      pair.set_keys(panel, cursor.partial());
+      write_row_facts(block, p, pair, shared.facts);
+      wait_for_copies<0>(block);
+      block.sync();  // all is there, queries and facts before are read
+      PerThread<Pair> products, gradients;
+      multiply(block, pair, products, gradients);
+      differentiate<kScores, true>(block, p, pair, products, gradients);
+      if (p.grad_value && p.grad_out) {
+        add_tile_weighted<S, Width>(block, value_sums, products, shared.grad_out, steps_of(int(p.value_dim)));
+      }
+      more = cursor.next(ahead, batch);
+      block.sync();  // the output's gradients are read
+      if (more) stage_grad_out(block, ahead);
+      commit_copies(block);
+      if (p.grad_key) add_tile_weighted<S, Width>(block, keys, gradients, shared.query, steps_of(int(p.dim)));
+      block.sync();  // the queries are read
+      if (more) stage_run<kTile, Width>(block, shared.query, queries_of<S>(p.query, ahead, p.dim));
+      commit_copies(block);
+    }
+    wait_for_copies<0>(block);
+    block.sync();  // keys and values are read
+    if (p.grad_value) store(block, shared.value, p.grad_value, batch, key_head, panel, p.value_dim, value_sums, 1.0f);
+    if (p.grad_key) {
+      store(block, shared.key, p.grad_key, batch, key_head, panel, p.dim, keys, static_cast<float>(p.scale));
+    }
+  }
+
+ private:
+  // Whether gradients of weights are asked for, and are not zero.
+  SK_DEVICE bool by_gradient() const { return p.grad_key && p.grad_out; }
+
+  template <class Block>
+  SK_DEVICE void stage_grad_out(Block& block, const TilePair& pair) const {
+    if (!p.grad_out) return;
+    stage_run<kTile, Width>(block, block.shared().grad_out, queries_of<S>(p.grad_out, pair, p.value_dim));
+  }
+
+  template <class Block>
+  SK_DEVICE void multiply(Block& block, const TilePair& pair, PerThread<Pair>& products,
+                          PerThread<Pair>& gradients) const {
+    Shared& shared = block.shared();
+    block.for_threads([&](int thread) { products[thread] = gradients[thread] = Pair{}; });
+    add_pair_products<S, Width, kScores, true>(block, p, pair, products, shared.key, shared.query, shared.query,
+                                               int(p.dim), p.relative_key, p.narrow_key,
+                                               [](const RowEnds<float>& ends) { return ends.key; });
+    if (!by_gradient()) return;
+    add_pair_products<S, Width, kScores, true>(block, p, pair, gradients, shared.value, shared.grad_out,
+                                               shared.grad_out, int(p.value_dim), p.relative_value, p.narrow_value,
+                                               [](const RowEnds<float>& ends) { return ends.value; });
+  }
+
+  template <class Block, class Memory>
+  SK_DEVICE void store(Block& block, Memory& memory, const TensorView& to, int64_t batch, int64_t head, int64_t panel,
+                       int64_t width, PerThread<Sums>& sums, float factor) const {
+    S* rows = static_cast<S*>(to.data) + batch * to.stride[0] + head * to.stride[1];
+    store_tile<S, Width>(
+        block, memory, sums, [&](int, int, int) { return factor; }, rows, to, panel * kTile, p.key_length,
+        static_cast<int>(width));
+  }
+};
+
+template <class F>
+void with_key_kernel(const AttentionProblem& p, F f) {
+  with_16_bits(p.dtype, [&](auto stored) {
+    with_scores_and_width(p, [&](auto width, auto scores) {
+      using Kernel = AttentionKeyGradientsMma<decltype(stored), decltype(width)::value, decltype(scores)::value>;
+      f(std::type_identity<Kernel>{});
+    });
+  });
+}
+
+}  // namespace
+
+int64_t key_gradients_shared_bytes(const AttentionProblem& p) {
+  int64_t bytes = 0;
+  with_key_kernel(p, [&](auto kernel) { bytes = sizeof(typename decltype(kernel)::type::Shared); });
+  return bytes;
+}
+
+void attention_key_gradients(const AttentionBackwardParams& p, Stream stream) {
+  const int64_t panels = p.batch * p.key_heads * p.plan.panels;
+  with_key_kernel(p, [&](auto kernel) {
+    using Kernel = typename decltype(kernel)::type;
+    if (Kernel::kBoth) return launch(Kernel{p}, panels, stream, "attention_backward: keys");
+    for (const bool of_keys : {false, true}) {
+      AttentionBackwardParams one = p;
+      (of_keys ? one.grad_value : one.grad_key) = {};
+      if (one.grad_key || one.grad_value) launch(Kernel{one}, panels, stream, "attention_backward: keys");
+    }
+  });
+}
+
+}  // namespace seo_kernels::cuda::sm80
