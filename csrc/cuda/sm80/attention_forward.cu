@@ -242,6 +242,7 @@ struct AttentionForwardMma {
     if (!p.relative_value || beyond_table(p.relative_value, pair.distance())) return;
     stage_band<S, Width>(block, block.shared().band, p.relative_value, p.narrow_value, pair.head(), pair.distance(),
                          p.value_dim);
+    commit_copies(block);
   }
 
   template <class Block>

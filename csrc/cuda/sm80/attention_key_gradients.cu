@@ -11,7 +11,10 @@ namespace {
 class TileCursor {
  public:
   SK_DEVICE TileCursor(const DevicePlan& plan, int64_t panel, int64_t head, int64_t head_end)
-      : plan_(plan), panel_(panel), head_(head), head_end_(head_end) {
+      : plan_(plan),
+        panel_(static_cast<int>(panel)),
+        head_(static_cast<int>(head)),
+        head_end_(static_cast<int>(head_end)) {
     find_runs();
   }
 
@@ -32,9 +35,8 @@ class TileCursor {
       if (pair.set_keys(panel_, partial_)) return true;
     }
   }
-  SK_DEVICE int64_t head() const { return head_; }
+  SK_DEVICE int head() const { return head_; }
   SK_DEVICE int tile() const { return tile_; }
-  SK_DEVICE bool partial() const { return partial_; }
 
  private:
   SK_DEVICE void find_runs() {
@@ -45,7 +47,7 @@ class TileCursor {
   }
 
   const DevicePlan& plan_;
-  int64_t panel_, head_, head_end_;
+  int panel_, head_, head_end_;
   int run_ = 0, last_run_ = 0, tile_ = 0, end_ = 0;
   bool partial_ = false;
 };
@@ -72,20 +74,18 @@ struct AttentionKeyGradientsMma {
     PerThread<Sums> value_sums, key_sums;
     auto& keys = kBoth ? key_sums : value_sums;
     block.for_threads([&](int thread) { value_sums[thread] = key_sums[thread] = Sums{}; });
-    TilePair pair(p), ahead(p);
+    TilePair pair(p);  // the next one's, once weights and gradients are made
     TileCursor cursor(p.plan, panel, key_head * p.group(), (key_head + 1) * p.group());
-    bool more = cursor.next(ahead, batch);
+    bool more = cursor.next(pair, batch);
     if (more) {
-      stage_run<kTile, Width>(block, shared.key, keys_of<S>(p.key, ahead, p.dim));
-      if (by_gradient()) stage_run<kTile, Width>(block, shared.value, keys_of<S>(p.value, ahead, p.value_dim));
-      stage_grad_out(block, ahead);
-      stage_run<kTile, Width>(block, shared.query, queries_of<S>(p.query, ahead, p.dim));
+      stage_run<kTile, Width>(block, shared.key, keys_of<S>(p.key, pair, p.dim));
+      if (by_gradient()) stage_run<kTile, Width>(block, shared.value, keys_of<S>(p.value, pair, p.value_dim));
+      stage_grad_out(block, pair);
+      stage_run<kTile, Width>(block, shared.query, queries_of<S>(p.query, pair, p.dim));
     }
     commit_copies(block);
 #pragma unroll 1
     while (more) {
-      pair.set_queries(batch, cursor.head(), cursor.tile());
-      pair.set_keys(panel, cursor.partial());
       write_row_facts(block, p, pair, shared.facts);
       wait_for_copies<0>(block);
       block.sync();  // all is there, queries and facts before are read
@@ -95,13 +95,13 @@ struct AttentionKeyGradientsMma {
       if (p.grad_value && p.grad_out) {
         add_tile_weighted<S, Width>(block, value_sums, products, shared.grad_out, steps_of(int(p.value_dim)));
       }
-      more = cursor.next(ahead, batch);
+      more = cursor.next(pair, batch);
       block.sync();  // the output's gradients are read
-      if (more) stage_grad_out(block, ahead);
+      if (more) stage_grad_out(block, pair);
       commit_copies(block);
       if (p.grad_key) add_tile_weighted<S, Width>(block, keys, gradients, shared.query, steps_of(int(p.dim)));
       block.sync();  // the queries are read
-      if (more) stage_run<kTile, Width>(block, shared.query, queries_of<S>(p.query, ahead, p.dim));
+      if (more) stage_run<kTile, Width>(block, shared.query, queries_of<S>(p.query, pair, p.dim));
       commit_copies(block);
     }
     wait_for_copies<0>(block);
@@ -126,10 +126,11 @@ struct AttentionKeyGradientsMma {
   SK_DEVICE void multiply(Block& block, const TilePair& pair, PerThread<Pair>& products,
                           PerThread<Pair>& gradients) const {
     Shared& shared = block.shared();
-    block.for_threads([&](int thread) { products[thread] = gradients[thread] = Pair{}; });
+    block.for_threads([&](int thread) { products[thread] = Pair{}; });
     add_pair_products<S, Width, kScores, true>(block, p, pair, products, shared.key, shared.query, shared.query,
                                                int(p.dim), p.relative_key, p.narrow_key,
                                                [](const RowEnds<float>& ends) { return ends.key; });
+    block.for_threads([&](int thread) { gradients[thread] = Pair{}; });
     if (!by_gradient()) return;
     add_pair_products<S, Width, kScores, true>(block, p, pair, gradients, shared.value, shared.grad_out,
                                                shared.grad_out, int(p.value_dim), p.relative_value, p.narrow_value,

@@ -91,12 +91,13 @@ struct AttentionQueryGradientsMma {
   SK_DEVICE void multiply(Block& block, const TilePair& pair, PerThread<Pair>& products,
                           PerThread<Pair>& gradients) const {
     Shared& shared = block.shared();
-    block.for_threads([&](int thread) { products[thread] = gradients[thread] = Pair{}; });
+    block.for_threads([&](int thread) { gradients[thread] = Pair{}; });
     if (p.grad_out) {
       add_pair_products<S, Width, kScores, false>(block, p, pair, gradients, shared.grad_out, shared.value,
                                                   shared.grad_out, int(p.value_dim), p.relative_value, p.narrow_value,
                                                   [](const RowEnds<float>& ends) { return ends.value; });
     }
+    block.for_threads([&](int thread) { products[thread] = Pair{}; });
     add_pair_products<S, Width, kScores, false>(block, p, pair, products, shared.query, shared.key, shared.query,
                                                 int(p.dim), p.relative_key, p.narrow_key,
                                                 [](const RowEnds<float>& ends) { return ends.key; });

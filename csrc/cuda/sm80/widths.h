@@ -18,7 +18,7 @@ constexpr int blocks_at_once(int width, Scores scores) { return width <= 128 && 
 
 // Whether a block has registers for the sums of dK and dV at once; otherwise they take a launch each.
 constexpr bool both_key_gradients(int width, Scores scores) {
-  return width <= 64 || (width <= 128 && scores != Scores::kRelative);
+  return width <= 64 || (width <= 128 && scores == Scores::kPlain);
 }
 
 inline Scores scores_of(const AttentionProblem& p) {
