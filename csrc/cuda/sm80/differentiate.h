@@ -73,10 +73,12 @@ SK_DEVICE inline void differentiate_pairs(const AttentionBackwardParams& p, cons
       row_delta[h] = facts.delta[at.query(0, h, 0)];
     }
   }
+  int column = at.column;
   const auto differentiate = [&](int n, int k, auto simple) {
+    if constexpr (Turned) compute_anew_from(column);  // facts of queries are read when they are needed
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      const int query = at.query(n, e / 2, e % 2), bit = 4 * n + e;
+      const int bit = 4 * n + e, query = Turned ? column + 8 * n + e % 2 : at.query(n, e / 2, e % 2);
       float &product = products.at[0][k].at[e], &gradient = gradients.at[0][k].at[e];
       float shift, delta, slope = 1.0f, x;
       if constexpr (Turned) {

@@ -76,26 +76,35 @@ SK_DEVICE inline MmaBits visible_pairs(const TilePair& pair, Words& words, const
 }
 
 // What neighbours draw for each other: Philox decides on four queries of a key at once, and those are four threads'
-// (turned: two threads').
+// (turned: two threads'). Products lie side by side, the first in the lowest bits.
+template <int Words>
 struct Drawn {
-  uint32_t word[4];
+  uint32_t word[Words];
+
+  // Makes room for the product before.
+  SK_DEVICE void shift(int bits) {
+#pragma unroll
+    for (int n = Words - 1; n > 0; --n) word[n] = word[n] << bits | word[n - 1] >> (32 - bits);
+    word[0] <<= bits;
+  }
 };
 
 // Of each thread's pairs from tile row first_row(thread) on, those that dropout keeps.
 template <bool Turned, class Block, class FirstRow>
 SK_DEVICE inline void kept_pairs(Block& block, const AttentionParams& p, const TilePair& pair, FirstRow first_row,
                                  PerThread<MmaBits>& kept) {
-  PerThread<Drawn> drawn;
   constexpr int per_product = Turned ? 8 : 16, per_word = 32 / per_product;  // bits, and products
+  using Words = Drawn<kMmaColumns / per_word>;
+  PerThread<Words> drawn;
   block.for_threads([&](int thread) {
     const uint64_t seed = static_cast<uint64_t>(*p.seed);
     const uint32_t threshold = dropout_threshold(p.dropout_p);
     const Pairs<Turned> at(thread, first_row(thread));
     const int turn = Turned ? at.column / 2 % 2 : at.row % 4;  // among those who share
     const int h = Turned ? turn : turn / 2, c = Turned ? 0 : turn % 2;
-    Drawn mine{};
-#pragma unroll
-    for (int n = 0; n < kMmaColumns; ++n) {
+    Words mine{};
+#pragma unroll 1
+    for (int n = kMmaColumns - 1; n >= 0; --n) {
       const PhiloxWords words =
           philox(PhiloxWords{{static_cast<uint32_t>(pair.key_begin() + at.key(n, h, c)),
                               static_cast<uint32_t>((pair.row_begin() + at.query(n, h, c)) / 4),
@@ -104,12 +113,16 @@ SK_DEVICE inline void kept_pairs(Block& block, const AttentionParams& p, const T
       uint32_t four = 0;
 #pragma unroll
       for (int r = 0; r < 4; ++r) four |= uint32_t{words.word[r] >= threshold} << r;
-      mine.word[n / per_word] |= four << (n % per_word * per_product + 4 * turn);
+      mine.shift(per_product);
+      mine.word[0] |= four << (4 * turn);
     }
     drawn[thread] = mine;
   });
-  block.template combine<Turned ? 2 : 4, Turned ? 1 : 4>(drawn, [](const Drawn& a, const Drawn& b) {
-    return Drawn{{a.word[0] | b.word[0], a.word[1] | b.word[1], a.word[2] | b.word[2], a.word[3] | b.word[3]}};
+  block.template combine<Turned ? 2 : 4, Turned ? 1 : 4>(drawn, [](const Words& a, const Words& b) {
+    Words both;
+#pragma unroll
+    for (int n = 0; n < kMmaColumns / per_word; ++n) both.word[n] = a.word[n] | b.word[n];
+    return both;
   });
   block.for_threads([&](int thread) {
     const Pairs<Turned> at(thread, first_row(thread));
