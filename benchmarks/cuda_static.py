@@ -164,7 +164,11 @@ def kernel_of(symbol: str) -> Kernel:
     match = re.search(r"run_blocks<(.+), (\d+), (\d+)(?:ul)?>\(", text)
     if match is None:
         raise SystemExit(f"{text}: expected run_blocks<Kernel, threads, shared bytes>")
-    name = re.sub(r"\((seo_kernels::cuda::)?\w+\)|seo_kernels::(cuda::)?|\(anonymous namespace\)::|_GLOBAL__N_\w+::", "", match[1])
+    name = re.sub(
+        r"\((seo_kernels::cuda::)?\w+\)|seo_kernels::(cuda::)?|\(anonymous namespace\)::|_GLOBAL__N_\w+::",
+        "",
+        match[1],
+    )
     return Kernel(name, int(match[2]), int(match[3]))
 
 

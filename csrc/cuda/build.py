@@ -103,9 +103,7 @@ def ninja_file(nvcc: str, archs: list[str]) -> str:
     cudart = next((str(path) for path in cuda.rglob("libcudart_static.a")), "-lcudart_static")
     libraries = " ".join(f"-L{path}" for path in library_paths())
     kernels = sorted(
-        path
-        for folder in (".", *FOLDERS)
-        for path in (ROOT / "csrc" / "cuda" / folder).glob("*.cu")
+        path for folder in (".", *FOLDERS) for path in (ROOT / "csrc" / "cuda" / folder).glob("*.cu")
     )
     cute = cutlass_headers()
     hosts = sorted(

@@ -48,7 +48,11 @@ OP_SUITE = {
     ),
     "attention on tensor cores": (
         ["test_attention_oracle.py", "test_attention_memory_layout.py"],
-        "not (instruction_set or many)",
+        "not instruction_set",
+    ),
+    "attention on tensor cores, every pair of arguments": (
+        ["test_attention_oracle.py"],
+        "directed or every_pair",
     ),
     "attention on tensor cores, refused": (
         ["test_attention_gradcheck.py"],
@@ -59,8 +63,8 @@ ATTENTION_SHARE = "6"  # one of so many of attention's cases, of which there are
 TENSOR_CORES = {
     "SEO_KERNELS_TIER": "sm80",
     "SEO_KERNELS_TEST_DTYPES": "bfloat16 float16",
-    "SEO_KERNELS_TEST_SHARE": "1",  # every pair of arguments, every pair of lengths
 }
+SLOW = {"attention on tensor cores, every pair of arguments"}
 
 compiler = shutil.which("g++")
 needs_compiler = pytest.mark.skipif(compiler is None, reason="the kernels are compiled for the host by g++")
@@ -91,6 +95,7 @@ def _run(family: str) -> subprocess.CompletedProcess[str]:
     files, chosen = OP_SUITE[family]
     environment = host_environment() | {"SEO_KERNELS_TEST_SHARE": ATTENTION_SHARE}
     environment |= TENSOR_CORES if "tensor cores" in family else {}
+    environment |= {"SEO_KERNELS_TEST_SHARE": "1"} if family in SLOW else {}
     options = ("-q", "-x", "-p", "on_host", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", chosen)
     return subprocess.run(
         [sys.executable, "-m", "pytest", *options, *(TESTS / "ops" / name for name in files)],
@@ -103,8 +108,10 @@ def _run(family: str) -> subprocess.CompletedProcess[str]:
 
 @needs_compiler
 @needs_host_library
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("family", OP_SUITE)
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in OP_SUITE]
+)
 def test_op_suite(family: str) -> None:
     done = _run(family)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
