@@ -4,10 +4,10 @@
 
 Per kernel and architecture, read from the machine code by cuobjdump (PyPI: nvidia-cuda-cuobjdump and
 nvidia-cuda-nvdisasm): registers, shared memory, how many blocks fit a multiprocessor, accesses of 16 bytes;
-products on tensor cores; from the logs of the build, what was spilled to local memory. Exits with 1 where a hot
-kernel spills, an elementwise one does not load and store 16 bytes at a time, or one of a tensor core tier has no
-such products, or fewer blocks at once than it is made for. Hot are those of float32 and 16 bits that take
-several entries at a time, for heads of up to 128: not float64, not what serves odd strides.
+products on tensor cores; from the logs of the build, what was spilled to local memory. Exits with 1 where a
+hot kernel spills, an elementwise one does not load and store 16 bytes at a time, or one for tensor cores has
+no such products, or room for fewer blocks at once than it is made for. Hot are those of float32 and 16 bits
+that take several entries at a time, for heads of up to 128: not float64, not what serves odd strides.
 """
 
 from __future__ import annotations

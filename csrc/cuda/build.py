@@ -6,7 +6,7 @@ The library, and a JSON file of what it was compiled for, come into FOLDER (by d
 
 Environment:
     SEO_KERNELS_CUDA_ARCHS    compute capabilities, "75;80;86;89;90" by default; PTX of the last one is added
-    SEO_KERNELS_CUTLASS       the folder that has CuTe's headers (cute/); by default that of nvidia-cutlass (PyPI)
+    SEO_KERNELS_CUTLASS       the folder that has CuTe's headers, cute/; by default nvidia-cutlass's (PyPI)
     NVCC                      the compiler, by default nvcc on PATH
     MAX_JOBS                  how many files are compiled at a time
 """
@@ -76,7 +76,7 @@ def cutlass_headers() -> Path:
         raise SystemExit(
             "seo_kernels: no headers of CuTe"
             + (f" in SEO_KERNELS_CUTLASS={named}" if named else "")
-            + ": pip install --no-deps nvidia-cutlass, or name the folder that has cute/ in SEO_KERNELS_CUTLASS"
+            + ": pip install --no-deps nvidia-cutlass, or name the folder of cute/ in SEO_KERNELS_CUTLASS"
         )
     return folder
 
@@ -126,7 +126,8 @@ def ninja_file(nvcc: str, archs: list[str]) -> str:
         f"  command = g++ -shared -Wl,-z,defs -Wl,--no-as-needed $in {libraries} -ltorch_cpu {cudart} "
         "-ldl -lrt -lpthread -o $out",
         *(
-            f"build {object_of(path)}: nvcc {path}\n  code = {gencode(archs, FOLDERS.get(path.parent.name, 0))}"
+            f"build {object_of(path)}: nvcc {path}\n"
+            f"  code = {gencode(archs, FOLDERS.get(path.parent.name, 0))}"
             for path in kernels
         ),
         *(f"build {object_of(path)}: cxx {path}" for path in hosts),

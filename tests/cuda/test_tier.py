@@ -1,4 +1,4 @@
-"""Which tier of the GPU's kernels serves a call: run against the host library, whose choice is the same code."""
+"""Which tier of the GPU's kernels serves a call: asked of the host library, whose choice is the same code."""
 
 import subprocess
 import sys
