@@ -196,7 +196,7 @@ void ranges(const char* text, int64_t queries, int64_t keys, int64_t tile_rows) 
   for (int64_t panel = 0; panel < turned.panels; ++panel) {
     std::map<int64_t, int> heads;
     sm80::TileCursor cursor(p.plan, panel, 0, 2);
-    while (cursor.next(pair, 0)) {
+    while (cursor.next(pair)) {
       expect(visits.count({cursor.tile(), panel}) == 1, "a tile that only keys visit");
       ++heads[cursor.tile() * 2 + cursor.head()];
     }

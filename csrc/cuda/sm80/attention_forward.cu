@@ -97,7 +97,7 @@ struct AttentionForwardMma {
       if (band) {
         wait_for_copies<0>(block);
         block.sync();  // the band is there
-        multiply_band<S, Width>(block, shared.query, shared.band, steps);
+        multiply_band<S, Width, kBandProducts>(block, shared.query, shared.band, steps);
         block.sync();  // it is read: that of the values comes
       }
       block.for_threads([&](int thread) {

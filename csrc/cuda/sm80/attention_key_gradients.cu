@@ -18,8 +18,8 @@ class TileCursor {
     find_runs();
   }
 
-  // The next tile of which queries may see keys of the panel; the pair is then set.
-  SK_DEVICE bool next(TilePair& pair, int64_t batch) {
+  // The next tile of the pair's batch of which queries may see keys of the panel; the pair is then set.
+  SK_DEVICE bool next(TilePair& pair) {
     for (;;) {
       if (++tile_ >= end_) {
         while (run_ == last_run_) {
@@ -31,7 +31,7 @@ class TileCursor {
         end_ = run.end;
         partial_ = run.partial;
       }
-      pair.set_queries(batch, head_, tile_);
+      pair.set_queries(pair.batch(), head_, tile_);
       if (pair.set_keys(panel_, partial_)) return true;
     }
   }
@@ -66,17 +66,21 @@ struct AttentionKeyGradientsMma {
   using Sums = Tile<1, Width / 8>;
   AttentionBackwardParams p;
 
+  struct PanelPlace {
+    int panel, batch, key_head;
+  };
+
   template <class Block>
   SK_DEVICE void operator()(Block& block) const {
     Shared& shared = block.shared();
-    const int64_t panel = block.index() % p.plan.panels, index = block.index() / p.plan.panels;
-    const int64_t batch = index / p.key_heads, key_head = index % p.key_heads;
     PerThread<Sums> value_sums, key_sums;
     auto& keys = kBoth ? key_sums : value_sums;
     block.for_threads([&](int thread) { value_sums[thread] = key_sums[thread] = Sums{}; });
     TilePair pair(p);  // the next one's, once weights and gradients are made
-    TileCursor cursor(p.plan, panel, key_head * p.group(), (key_head + 1) * p.group());
-    bool more = cursor.next(pair, batch);
+    const PanelPlace here = place(block.index());
+    pair.set_queries(here.batch, 0, 0);
+    TileCursor cursor(p.plan, here.panel, here.key_head * p.group(), (here.key_head + 1) * p.group());
+    bool more = cursor.next(pair);
     if (more) {
       stage_run<kTile, Width>(block, shared.key, keys_of<S>(p.key, pair, p.dim));
       if (by_gradient()) stage_run<kTile, Width>(block, shared.value, keys_of<S>(p.value, pair, p.value_dim));
@@ -95,7 +99,7 @@ struct AttentionKeyGradientsMma {
       if (p.grad_value && p.grad_out) {
         add_tile_weighted<S, Width>(block, value_sums, products, shared.grad_out, steps_of(int(p.value_dim)));
       }
-      more = cursor.next(pair, batch);
+      more = cursor.next(pair);
       block.sync();  // the output's gradients are read
       if (more) stage_grad_out(block, pair);
       commit_copies(block);
@@ -105,14 +109,19 @@ struct AttentionKeyGradientsMma {
       commit_copies(block);
     }
     wait_for_copies<0>(block);
-    block.sync();  // keys and values are read
-    if (p.grad_value) store(block, shared.value, p.grad_value, batch, key_head, panel, p.value_dim, value_sums, 1.0f);
-    if (p.grad_key) {
-      store(block, shared.key, p.grad_key, batch, key_head, panel, p.dim, keys, static_cast<float>(p.scale));
-    }
+    block.sync();                                // keys and values are read
+    const PanelPlace at = place(block.index());  // anew: registers were worth more
+    if (p.grad_value) store(block, shared.value, p.grad_value, at, p.value_dim, value_sums, 1.0f);
+    if (p.grad_key) store(block, shared.key, p.grad_key, at, p.dim, keys, static_cast<float>(p.scale));
   }
 
  private:
+  SK_DEVICE PanelPlace place(int64_t block) const {
+    int index = static_cast<int>(block);
+    compute_anew_from(index);
+    const int panels = static_cast<int>(p.plan.panels), heads = static_cast<int>(p.key_heads);
+    return {index % panels, index / panels / heads, index / panels % heads};
+  }
   // Whether gradients of weights are asked for, and are not zero.
   SK_DEVICE bool by_gradient() const { return p.grad_key && p.grad_out; }
 
@@ -138,11 +147,12 @@ struct AttentionKeyGradientsMma {
   }
 
   template <class Block, class Memory>
-  SK_DEVICE void store(Block& block, Memory& memory, const TensorView& to, int64_t batch, int64_t head, int64_t panel,
-                       int64_t width, PerThread<Sums>& sums, float factor) const {
-    S* rows = static_cast<S*>(to.data) + batch * to.stride[0] + head * to.stride[1];
+  SK_DEVICE void store(Block& block, Memory& memory, const TensorView& to, const PanelPlace& at, int64_t width,
+                       PerThread<Sums>& sums, float factor) const {
+    S* rows = static_cast<S*>(to.data) + at.batch * to.stride[0] + at.key_head * to.stride[1];
+    const int64_t first = int64_t{at.panel} * kTile;
     store_tile<S, Width>(
-        block, memory, sums, [&](int, int, int) { return factor; }, rows, to, panel * kTile, p.key_length,
+        block, memory, sums, [&](int, int, int) { return factor; }, rows, to, first, p.key_length,
         static_cast<int>(width));
   }
 };

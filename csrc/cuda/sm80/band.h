@@ -52,28 +52,36 @@ SK_DEVICE void stage_band(Block& block, Shared& band, const RelativeTable& table
   });
 }
 
-// What the queries' products with the staged band are; a barrier comes before anybody else's are read.
-template <class S, int Width, class Block, class Left, class Shared>
+// What the queries' products with the staged band are, AtOnce by AtOnce; a barrier comes before anybody else's are
+// read.
+template <class S, int Width, int AtOnce, class Block, class Left, class Shared>
 SK_DEVICE void multiply_band(Block& block, Left& left, Shared& band, int steps) {
-  PerThread<Tile<1, kBandProducts>> products;
-  add_row_products<S, Width>(block, products, left, band.table, steps, [](int thread) { return band_row(thread); });
-  block.for_threads([&](int thread) {
-    const Lane lane(thread);
+  static_assert(AtOnce % 2 == 0 && kBandProducts % AtOnce == 0);
+#pragma unroll 1
+  for (int first = 0; first < kBandProducts; first += AtOnce) {
+    PerThread<Tile<1, AtOnce>> products;
+    block.for_threads([&](int thread) { products[thread] = {}; });
+    add_row_products<S, Width>(block, products, left, band.table, steps,
+                               [&](int thread) { return band_row(thread) + 8 * first; });
+    block.for_threads([&](int thread) {
+      const Lane lane(thread);
 #pragma unroll
-    for (int n = 0; n < kBandProducts; ++n) {
+      for (int n = 0; n < AtOnce; ++n) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int row = warp_row<1>(thread) + lane.row + e / 2 * 8;
-        band.products[row * kProductLd + 8 * n + lane.column + e % 2] = products[thread].at[0][n].at[e];
+        for (int e = 0; e < 4; ++e) {
+          const int row = warp_row<1>(thread) + lane.row + e / 2 * 8;
+          band.products[row * kProductLd + 8 * (first + n) + lane.column + e % 2] = products[thread].at[0][n].at[e];
+        }
       }
-    }
-  });
+    });
+  }
 }
 
 template <bool Turned, class Shared>
-SK_DEVICE inline void add_band(Shared& band, const Pairs<Turned>& at, Tile<1, kMmaColumns>& to) {
+SK_DEVICE inline void add_band(Shared& band, Pairs<Turned> at, Tile<1, kMmaColumns>& to) {
 #pragma unroll
   for (int n = 0; n < kMmaColumns; ++n) {
+    compute_anew_from(at.column);  // places in the band take registers
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       const int query = at.query(n, e / 2, e % 2), key = at.key(n, e / 2, e % 2);
@@ -84,13 +92,14 @@ SK_DEVICE inline void add_band(Shared& band, const Pairs<Turned>& at, Tile<1, kM
 
 // Adds what a table's end adds to all keys of a query. of(RowEnds): its products with the table's first and last row.
 template <bool Turned, class Of>
-SK_DEVICE inline void add_band_end(const AttentionParams& p, const TilePair& pair, const Pairs<Turned>& at, bool above,
-                                   Of of, Tile<1, kMmaColumns>& to) {
+SK_DEVICE inline void add_band_end(const AttentionParams& p, const TilePair& pair, Pairs<Turned> at, bool above, Of of,
+                                   Tile<1, kMmaColumns>& to) {
   const RowEnds<float>* ends = static_cast<const RowEnds<float>*>(p.row_ends);
   const auto end_of = [&](int row) { return row < pair.rows() ? of(ends[pair.row_index(row)])[above] : 0.0f; };
   if constexpr (Turned) {
 #pragma unroll
     for (int n = 0; n < kMmaColumns; ++n) {
+      compute_anew_from(at.column);
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
         const float end = end_of(at.query(n, 0, c));

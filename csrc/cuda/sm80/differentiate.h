@@ -44,8 +44,9 @@ SK_DEVICE void add_pair_products(Block& block, const AttentionParams& p, const T
     if (!table) return;
     if (band) {
       wait_for_copies<0>(block);
-      block.sync();  // the band is there, what was read askew before is read
-      multiply_band<S, Width>(block, queries, block.shared().band, steps);
+      block.sync();                                        // the band is there, what was read askew before is read
+      constexpr int at_once = Turned ? 2 : kBandProducts;  // turned, registers are short
+      multiply_band<S, Width, at_once>(block, queries, block.shared().band, steps);
       block.sync();  // it is complete
     }
     block.for_threads([&](int thread) {
