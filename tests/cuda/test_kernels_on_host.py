@@ -81,7 +81,7 @@ def _library_of_gcc(name: str) -> str:
     ).stdout.strip()
 
 
-def host_environment() -> dict[str, str]:
+def _host_environment() -> dict[str, str]:
     """For a process that loads libseo_kernels_host.so."""
     # the sanitizer comes first in the process, and finds the throw of libstdc++ only where that is there too
     return os.environ | {
@@ -93,7 +93,7 @@ def host_environment() -> dict[str, str]:
 
 def _run(family: str) -> subprocess.CompletedProcess[str]:
     files, chosen = OP_SUITE[family]
-    environment = host_environment() | {"SEO_KERNELS_TEST_SHARE": ATTENTION_SHARE}
+    environment = _host_environment() | {"SEO_KERNELS_TEST_SHARE": ATTENTION_SHARE}
     environment |= TENSOR_CORES if "tensor cores" in family else {}
     environment |= {"SEO_KERNELS_TEST_SHARE": "1"} if family in SLOW else {}
     options = ("-q", "-x", "-p", "on_host", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", chosen)
@@ -118,6 +118,46 @@ def test_op_suite(family: str) -> None:
     # torch says whose kernels are replaced
     assert "new kernel: registered at" in done.stderr
     assert "_cuda.cpp" in done.stderr
+
+
+TIER_QUESTION = """
+import sys, torch, on_host
+query = torch.zeros(1, 2, 70, int(sys.argv[2]), dtype=getattr(torch, sys.argv[1]))
+rest = ("dense", *[None] * 11, 0.0, 1.0, 0.0, 0)
+print(*torch.ops.seo_kernels.attention_tier(query, query, query, *rest), sep="|")
+"""
+
+
+def _ask_for_tier(tier: str | None, dtype: str, dim: int) -> subprocess.CompletedProcess[str]:
+    environment = _host_environment() | ({} if tier is None else {"SEO_KERNELS_TIER": tier})
+    command = [sys.executable, "-c", TIER_QUESTION, dtype, str(dim)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+@needs_host_library
+@pytest.mark.parametrize(
+    ("tier", "dtype", "dim", "chosen", "rows", "why"),
+    [
+        (None, "bfloat16", 64, "simt", 64, "SEO_KERNELS_TIER=sm80 asks for them"),
+        ("simt", "bfloat16", 64, "simt", 64, "SEO_KERNELS_TIER=sm80 asks for them"),
+        ("sm80", "bfloat16", 64, "sm80", 128, "asks for tensor cores"),
+        ("sm80", "float16", 200, "sm80", 64, "asks for tensor cores"),
+        ("sm80", "float32", 64, "simt", 64, "sm80 refuses, it multiplies bfloat16 and float16 only"),
+    ],
+)
+def test_choice_of_a_tier(tier: str | None, dtype: str, dim: int, chosen: str, rows: int, why: str) -> None:
+    done = _ask_for_tier(tier, dtype, dim)
+    assert done.returncode == 0, done.stderr[-2000:]
+    answer = done.stdout.strip().split("|")
+    assert answer[:2] == [chosen, str(rows)]
+    assert why in answer[2]
+
+
+@needs_host_library
+def test_an_unknown_tier_is_an_error() -> None:
+    done = _ask_for_tier("sm42", "bfloat16", 64)
+    assert done.returncode != 0
+    assert "SEO_KERNELS_TIER is 'sm42', expected simt or sm80" in done.stderr
 
 
 def _program(folder: Path, name: str, *more: str) -> Path:
