@@ -10,7 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "cuda/sm80/attention_key_gradients.cu"  // NOLINT: cursors and layouts are its own
+#include "cuda/sm80/band.h"
+#include "params/tile_plan.h"
 
 namespace seo_kernels::cuda {
 namespace {
@@ -195,7 +196,7 @@ void ranges(const char* text, int64_t queries, int64_t keys, int64_t tile_rows) 
   if (has("range")) visits.erase(std::prev(visits.end()));
   for (int64_t panel = 0; panel < turned.panels; ++panel) {
     std::map<int64_t, int> heads;
-    sm80::TileCursor cursor(p.plan, panel, 0, 2);
+    TileCursor cursor(p.plan, panel, 0, 2);
     while (cursor.next(pair)) {
       expect(visits.count({cursor.tile(), panel}) == 1, "a tile that only keys visit");
       ++heads[cursor.tile() * 2 + cursor.head()];

@@ -193,4 +193,49 @@ class PanelCursor {
   bool partial_ = false;
 };
 
+// The tiles of queries that visit a panel, head after head.
+class TileCursor {
+ public:
+  SK_DEVICE TileCursor(const DevicePlan& plan, int64_t panel, int64_t head, int64_t head_end)
+      : plan_(plan),
+        panel_(static_cast<int>(panel)),
+        head_(static_cast<int>(head)),
+        head_end_(static_cast<int>(head_end)) {
+    find_runs();
+  }
+
+  // The next tile of the pair's batch of which queries may see keys of the panel; the pair is then set.
+  SK_DEVICE bool next(TilePair& pair) {
+    for (;;) {
+      if (++tile_ >= end_) {
+        while (run_ == last_run_) {
+          if (++head_ >= head_end_) return false;
+          find_runs();
+        }
+        const PanelRun& run = plan_.panel_runs[run_++];
+        tile_ = run.begin;
+        end_ = run.end;
+        partial_ = run.partial;
+      }
+      pair.set_queries(pair.batch(), head_, tile_);
+      if (pair.set_keys(panel_, partial_)) return true;
+    }
+  }
+  SK_DEVICE int head() const { return head_; }
+  SK_DEVICE int tile() const { return tile_; }
+
+ private:
+  SK_DEVICE void find_runs() {
+    const int64_t index = (plan_.per_head ? head_ * plan_.panels : 0) + panel_;
+    run_ = static_cast<int>(plan_.panel_offsets[index]);
+    last_run_ = static_cast<int>(plan_.panel_offsets[index + 1]);
+    tile_ = end_ = 0;
+  }
+
+  const DevicePlan& plan_;
+  int panel_, head_, head_end_;
+  int run_ = 0, last_run_ = 0, tile_ = 0, end_ = 0;
+  bool partial_ = false;
+};
+
 }  // namespace seo_kernels::cuda
