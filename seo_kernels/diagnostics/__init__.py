@@ -13,6 +13,7 @@ from seo_kernels.diagnostics.gradient_monitor import GradientMonitor
 from seo_kernels.diagnostics.gradient_monitoring import GradientMonitoring
 from seo_kernels.diagnostics.gradient_norms import GradientNorms, total_gradient_norm
 from seo_kernels.diagnostics.gradient_statistics import GradientStatistics, TensorStatistics
+from seo_kernels.diagnostics.module_check import ModuleCheck, check_module
 from seo_kernels.diagnostics.module_diagnosis import ModuleDiagnosis, diagnose_module
 from seo_kernels.diagnostics.module_factory import FactoryError, ModuleUnderTest, load_factory
 from seo_kernels.diagnostics.module_report import write_module_report
@@ -32,11 +33,13 @@ __all__ = [
     "GradientMonitoring",
     "GradientNorms",
     "GradientStatistics",
+    "ModuleCheck",
     "ModuleDiagnosis",
     "ModuleUnderTest",
     "TensorBoardGradients",
     "TensorStatistics",
     "Thresholds",
+    "check_module",
     "diagnose_module",
     "enable_autograd_detection",
     "find_issues",
