@@ -54,6 +54,7 @@ format: .venv/.installed
 	.venv/bin/clang-format -i $(CPP)
 
 cuda: .venv/.installed
+	$(PIP) --no-deps nvidia-cutlass
 	$(PY) csrc/cuda/build.py
 
 cuda-report: cuda

@@ -4,9 +4,10 @@
 
 Per kernel and architecture, read from the machine code by cuobjdump (PyPI: nvidia-cuda-cuobjdump and
 nvidia-cuda-nvdisasm): registers, shared memory, how many blocks fit a multiprocessor, accesses of 16 bytes;
-from the logs of the build, what was spilled to local memory. Exits with 1 where a hot kernel spills, or an
-elementwise one does not load and store 16 bytes at a time. Hot are those of float32 and 16 bits that take
-several entries at a time, for heads of up to 128: not float64, not what serves odd strides.
+products on tensor cores; from the logs of the build, what was spilled to local memory. Exits with 1 where a
+hot kernel spills, an elementwise one does not load and store 16 bytes at a time, or one for tensor cores has
+no such products, or room for fewer blocks at once than it is made for. Hot are those of float32 and 16 bits
+that take several entries at a time, for heads of up to 128: not float64, not what serves odd strides.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ LIBRARY = ROOT / "seo_kernels" / "lib" / "libseo_kernels_cuda.so"
 LOGS = ROOT / "build" / "cuda"  # of csrc/cuda/build.py
 OUTPUT = ROOT / "benchmarks" / "results" / "cuda_static.md"
 ELEMENTWISE = ("BiasAct", "GatedAct")
+TENSOR_CORES = "sm80::Attention"
+BLOCKS = 2  # of heads up to 128 without relative tables, on the architectures whose shared memory allows it
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Code:
     registers: int
     wide_loads: int = 0
     wide_stores: int = 0
+    tensor_products: int = 0
     spilled_bytes: int = 0
 
 
@@ -95,6 +99,7 @@ def read_library(library: Path) -> dict[Kernel, dict[str, Code]]:
         code = found[names[symbol]][arch]
         code.wide_loads += instruction.startswith("LDG") and ".128" in instruction
         code.wide_stores += instruction.startswith("STG") and ".128" in instruction
+        code.tensor_products += instruction.startswith("HMMA")
     for arch, symbol, spilled in read_spills():
         if arch in found.get(names.get(symbol), {}):
             found[names[symbol]][arch].spilled_bytes = spilled
@@ -159,7 +164,11 @@ def kernel_of(symbol: str) -> Kernel:
     match = re.search(r"run_blocks<(.+), (\d+), (\d+)(?:ul)?>\(", text)
     if match is None:
         raise SystemExit(f"{text}: expected run_blocks<Kernel, threads, shared bytes>")
-    name = re.sub(r"seo_kernels::(cuda::)?|\(anonymous namespace\)::|_GLOBAL__N_\w+::|\(\w+\)", "", match[1])
+    name = re.sub(
+        r"\((seo_kernels::cuda::)?\w+\)|seo_kernels::(cuda::)?|\(anonymous namespace\)::|_GLOBAL__N_\w+::",
+        "",
+        match[1],
+    )
     return Kernel(name, int(match[2]), int(match[3]))
 
 
@@ -179,13 +188,33 @@ def blocks_per_multiprocessor(kernel: Kernel, arch: str, registers: int) -> int:
 
 def complaints(kernels: dict[Kernel, dict[str, Code]]) -> Iterator[str]:
     for kernel, codes in kernels.items():
-        if "double" in kernel.name or kernel.name.endswith((", 1>", "256>", "256, false>")):
+        if not _is_hot(kernel.name):
             continue
         for arch, code in codes.items():
             if code.spilled_bytes:
                 yield f"{kernel.name} spills {code.spilled_bytes} bytes on sm_{arch}"
             if kernel.name.startswith(ELEMENTWISE) and not (code.wide_loads and code.wide_stores):
                 yield f"{kernel.name} moves less than 16 bytes at a time on sm_{arch}"
+    yield from _tensor_core_complaints(kernels)
+
+
+def _is_hot(name: str) -> bool:
+    if name.startswith(TENSOR_CORES):
+        return "256" not in name
+    return "double" not in name and not name.endswith((", 1>", "256>", "256, false>"))
+
+
+def _tensor_core_complaints(kernels: dict[Kernel, dict[str, Code]]) -> Iterator[str]:
+    for kernel, codes in kernels.items():
+        if not kernel.name.startswith(TENSOR_CORES):
+            continue
+        for arch, code in codes.items():
+            if not code.tensor_products:
+                yield f"{kernel.name} has no products on tensor cores on sm_{arch}"
+            blocks = blocks_per_multiprocessor(kernel, arch, code.registers)
+            meant = arch in ("80", "90") and "256" not in kernel.name and not kernel.name.endswith("2>")
+            if meant and blocks < BLOCKS:
+                yield f"{kernel.name}: {blocks} blocks at once on sm_{arch}, made for {BLOCKS}"
 
 
 def report(kernels: dict[Kernel, dict[str, Code]]) -> str:
@@ -197,20 +226,24 @@ def report(kernels: dict[Kernel, dict[str, Code]]) -> str:
         "# The GPU's kernels as compiled",
         "",
         "Written by `make cuda-report`; no GPU takes part. Per architecture: registers of a thread, and the",
-        "share of the threads that a multiprocessor can hold (occupancy). 16-byte accesses are counted in",
-        f"the code for sm_{newest}. Bytes that are spilled to local memory, where there are any.",
+        "share of the threads that a multiprocessor can hold (occupancy). 16-byte accesses, and products on",
+        f"tensor cores (HMMA), are counted in the code for sm_{newest}. Bytes that are spilled to local",
+        "memory, where there are any.",
         "",
-        "| kernel | threads | shared bytes | 16-byte loads, stores | "
+        "| kernel | threads | shared bytes | 16-byte loads, stores | tensor products | "
         + " | ".join(f"sm_{a}" for a in archs)
         + " |",
-        "| --- | --- | --- | --- | " + " | ".join("---" for _ in archs) + " |",
+        "| --- | --- | --- | --- | --- | " + " | ".join("---" for _ in archs) + " |",
     ]
     for kernel, codes in kernels.items():
         cells = [_cell(kernel, arch, codes.get(arch)) for arch in archs]
         code = codes.get(newest)
         wide = f"{code.wide_loads}, {code.wide_stores}" if code else "-"
         shared = kernel.shared_bytes if kernel.shared_bytes > 1 else 0  # an empty struct has a byte
-        lines.append(f"| `{kernel.name}` | {kernel.threads} | {shared} | {wide} | {' | '.join(cells)} |")
+        products = code.tensor_products if code else "-"
+        lines.append(
+            f"| `{kernel.name}` | {kernel.threads} | {shared} | {wide} | {products} | {' | '.join(cells)} |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -42,7 +42,12 @@ struct AttentionParams : AttentionProblem {
   SegmentRange* query_ranges = nullptr;  // (B, tiles), where there are segments
   SegmentRange* key_ranges = nullptr;    // (B, panels)
   void* row_ends = nullptr;              // RowEnds of acc (B, Hq, Tq), where there are relative keys or values
+  // Relative tables in the operands' type, rows narrow_ld apart, for kernels on tensor cores.
+  void *narrow_key = nullptr, *narrow_value = nullptr;
 };
+
+// Of a narrow table's rows: pieces of 16 bytes.
+constexpr int64_t narrow_ld(int64_t width) { return (width + 7) / 8 * 8; }
 
 struct AttentionForwardParams : AttentionParams {
   TensorView out;

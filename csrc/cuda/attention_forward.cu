@@ -180,17 +180,6 @@ struct AttentionForward {
       }
     });
   }
-
-  // The sink's logit joins the maximum and the total, and nothing else; sums are to be multiplied by the factor.
-  SK_DEVICE static void add_sink(Acc sink, Acc& maximum, Acc& total, Acc& factor) {
-    if (sink > maximum) {
-      factor = exp2_of(maximum - sink);
-      maximum = sink;
-      total = total * factor + Acc(1);
-    } else if (maximum != kHidden<Acc>) {
-      total += exp2_of(sink - maximum);
-    }
-  }
 };
 
 }  // namespace

@@ -6,12 +6,14 @@ The library, and a JSON file of what it was compiled for, come into FOLDER (by d
 
 Environment:
     SEO_KERNELS_CUDA_ARCHS    compute capabilities, "75;80;86;89;90" by default; PTX of the last one is added
+    SEO_KERNELS_CUTLASS       the folder that has CuTe's headers, cute/; by default nvidia-cutlass's (PyPI)
     NVCC                      the compiler, by default nvcc on PATH
     MAX_JOBS                  how many files are compiled at a time
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -28,6 +30,8 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "cuda"
 LIBRARY = "libseo_kernels_cuda.so"
 ARCHITECTURES = "75;80;86;89;90"
+# which compute capability the kernels in a folder need: they are not compiled for less
+FOLDERS = {"sm80": 80}
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 # what is not in a CPU build of torch; the stub stands for the library that has it where there is a GPU
 STUB = "int aoti_torch_get_current_cuda_stream(int device, void** stream) { return 1; }\n"
@@ -61,25 +65,55 @@ def architectures() -> list[str]:
     return sorted(names, key=lambda name: int(name.rstrip("a")))
 
 
-def ninja_file(nvcc: str, archs: list[str]) -> str:
-    """Objects of the kernels by nvcc, with what ptxas says in a .log beside; the rest by g++."""
+def cutlass_headers() -> Path:
+    """The folder that has cute/."""
+    named = os.environ.get("SEO_KERNELS_CUTLASS")
+    package = None if named else importlib.util.find_spec("cutlass_library")
+    folder = Path(named or "")
+    if package is not None and package.submodule_search_locations:
+        folder = Path(package.submodule_search_locations[0]) / "source" / "include"
+    if not (folder / "cute" / "arch" / "mma_sm80.hpp").is_file():
+        raise SystemExit(
+            "seo_kernels: no headers of CuTe"
+            + (f" in SEO_KERNELS_CUTLASS={named}" if named else "")
+            + ": pip install --no-deps nvidia-cutlass, or name the folder of cute/ in SEO_KERNELS_CUTLASS"
+        )
+    return folder
+
+
+def gencode(archs: list[str], least: int) -> str:
+    """What nvcc compiles for: all of the architectures that are not below the least, or that one."""
+    archs = [arch for arch in archs if int(arch.rstrip("a")) >= least] or [str(least)]
     code = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
     newest = archs[-1].rstrip("a")  # PTX of an "a" architecture runs on no other
-    code.append(f"-gencode=arch=compute_{newest},code=compute_{newest}")
+    return " ".join([*code, f"-gencode=arch=compute_{newest},code=compute_{newest}"])
+
+
+def object_of(source: Path) -> str:
+    """Folders of kernels have files of the same names."""
+    folder = source.parent.name
+    return f"{folder}_{source.stem}.o" if folder in FOLDERS else f"{source.stem}.o"
+
+
+def ninja_file(nvcc: str, archs: list[str]) -> str:
+    """Objects of the kernels by nvcc, with what ptxas says in a .log beside; the rest by g++."""
     include = f"-I{ROOT / 'csrc'}"
     torch_include = shlex.join(part for path in include_paths() for part in ("-isystem", path))
     cuda = Path(nvcc).resolve().parent.parent
     cudart = next((str(path) for path in cuda.rglob("libcudart_static.a")), "-lcudart_static")
     libraries = " ".join(f"-L{path}" for path in library_paths())
-    kernels = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+    kernels = sorted(
+        path for folder in (".", *FOLDERS) for path in (ROOT / "csrc" / "cuda" / folder).glob("*.cu")
+    )
+    cute = cutlass_headers()
     hosts = sorted(
         path for folder in ("torch/cuda", "params") for path in (ROOT / "csrc" / folder).glob("*.cpp")
     )
-    objects = [f"{path.stem}.o" for path in (*kernels, *hosts)]
+    objects = [object_of(path) for path in (*kernels, *hosts)]
     lines = [
         "rule nvcc",
         f"  command = {nvcc} -std=c++20 -O3 --expt-relaxed-constexpr -Xcompiler -fPIC,-fvisibility=hidden "
-        f"{include} {' '.join(code)} -Xptxas -v -MD -MF $out.d -c $in -o $out > $out.log 2>&1 "
+        f"{include} -isystem {cute} $code -Xptxas -v -MD -MF $out.d -c $in -o $out > $out.log 2>&1 "
         "|| (cat $out.log; false)",
         "  depfile = $out.d",
         "rule cxx",
@@ -91,8 +125,12 @@ def ninja_file(nvcc: str, archs: list[str]) -> str:
         "rule link",
         f"  command = g++ -shared -Wl,-z,defs -Wl,--no-as-needed $in {libraries} -ltorch_cpu {cudart} "
         "-ldl -lrt -lpthread -o $out",
-        *(f"build {path.stem}.o: nvcc {path}" for path in kernels),
-        *(f"build {path.stem}.o: cxx {path}" for path in hosts),
+        *(
+            f"build {object_of(path)}: nvcc {path}\n"
+            f"  code = {gencode(archs, FOLDERS.get(path.parent.name, 0))}"
+            for path in kernels
+        ),
+        *(f"build {object_of(path)}: cxx {path}" for path in hosts),
         "build libtorch_cuda.so: stub stub.c",
         f"build {LIBRARY}: link {' '.join(objects)} libtorch_cuda.so",
     ]

@@ -37,6 +37,12 @@ class SharedArray {
   SK_DEVICE void set_pack(int n, const Pack<T, K>& pack) {
     *reinterpret_cast<Pack<T, K>*>(values_ + n) = pack;
   }
+  // Entries n and n + 1 of 2 bytes, the first in the low half; n is even.
+  SK_DEVICE void set_pair(int n, uint32_t pair) {
+    static_assert(sizeof(T) == 2);
+    *reinterpret_cast<uint32_t*>(values_ + n) = pair;
+  }
+  SK_DEVICE T* address(int n) { return values_ + n; }
 
  private:
   alignas(16) T values_[N];
@@ -67,15 +73,17 @@ class Block {
   }
 
   SK_DEVICE void sync() { __syncthreads(); }
+  // A barrier for the threads of each warp.
+  SK_DEVICE void sync_warp() { __syncwarp(); }
 
-  // value = f over the values of Width neighbouring threads, for each of them; f's order is theirs to choose. All
-  // threads come here.
-  template <int Width, class V, class F>
+  // value = f over the values of Width neighbouring threads, or of every First-th one, for each of them; f's order is
+  // theirs to choose. All threads come here.
+  template <int Width, int First = 1, class V, class F>
   SK_DEVICE void combine(PerThread<V>& value, F f) {
-    static_assert(Width <= 32);
+    static_assert(First * Width <= 32);
     V& mine = value[0];
 #pragma unroll
-    for (int distance = 1; distance < Width; distance *= 2) mine = f(mine, of_neighbour(mine, distance));
+    for (int distance = First; distance < First * Width; distance *= 2) mine = f(mine, of_neighbour(mine, distance));
   }
 
   // Whether this is the last of `total` blocks to come here; what the others wrote before is then visible. The counter

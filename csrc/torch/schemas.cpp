@@ -65,6 +65,12 @@ STABLE_TORCH_LIBRARY(seo_kernels, m) {
   m.def(
       "attention_plan(str pattern, Tensor? layout, int heads, int query_length, int key_length, int query_offset, "
       "int tile_rows=0) -> Tensor");
+  // which kernels serve a call: their tier, the queries of their tiles, and why; for the device of the query
+  m.def(
+      "attention_tier(Tensor query, Tensor key, Tensor value, str pattern, Tensor? layout, Tensor? relative_key, "
+      "Tensor? relative_value, Tensor? relative_bias, Tensor? slopes, Tensor? mask, Tensor? key_lengths, "
+      "Tensor? query_segments, Tensor? key_segments, Tensor? sinks, Tensor? seed, float dropout_p, float scale, "
+      "float softcap, SymInt query_offset) -> (str, int, str)");
   m.def("fma_peak(str kind, int milliseconds) -> float");
   m.def("cpu_capability() -> str");
 }

@@ -13,7 +13,6 @@ from seo_kernels import _library
 from seo_kernels.ops.arguments import AttentionArguments, normalise
 
 KEY_TILE = 64  # keys per tile: kPanel of csrc/params/tile_plan.h
-GPU_TILE_ROWS = 64  # queries per tile: kTile of csrc/cuda/attention.h
 CAPABILITY_VARIABLE = "SEO_KERNELS_CPU_CAPABILITY"
 BFLOAT16_INSTRUCTIONS = {"avx512_bf16": "vdpbf16ps", "amx_bf16": "tdpbf16ps on tile registers"}
 
@@ -26,7 +25,7 @@ class Explanation:
     """
 
     device: str  # "cpu", "cuda"
-    kernel: str  # "cpu/amx_bf16", "cuda/simt", or "reference"
+    kernel: str  # "cpu/amx_bf16", "cuda/simt", "cuda/sm80", or "reference"
     reasons: tuple[str, ...]
     tiles_visited: int | None
     tiles_total: int | None
@@ -61,9 +60,9 @@ def explain(
     if not _library.available(device):
         why = (_library.reason(device), "plain torch computes the whole Tq x Tk matrix, and masks it")
         return Explanation(device.type, "reference", why, None, None, None)
-    kernel, *reasons = _chosen(arguments.query)
-    visited, masked = _tiles(arguments, arguments.pattern)
-    total, _ = _tiles(arguments, "dense")
+    tile_rows, kernel, *reasons = _chosen(arguments)
+    visited, masked = _tiles(arguments, arguments.pattern, tile_rows)
+    total, _ = _tiles(arguments, "dense", tile_rows)
     reasons += [
         f"pattern '{arguments.pattern}' visits {visited} of {total} tiles, {masked} with an element mask",
     ]
@@ -76,20 +75,18 @@ def explain(
     return Explanation(device.type, kernel, tuple(reasons), visited, total, masked)
 
 
-def _chosen(query: Tensor) -> tuple[str, ...]:
-    """The kernel that serves, and why it and no other."""
-    if query.device.type == "cuda":
+def _chosen(arguments: AttentionArguments) -> tuple[Any, ...]:
+    """Queries per tile (0: the CPU's), the kernel that serves, and why it and no other."""
+    dtype = arguments.query.dtype
+    if arguments.query.device.type == "cuda":
+        tier, tile_rows, why = torch.ops.seo_kernels.attention_tier(*arguments.values())
         built = ", ".join(_library.cuda_architectures())
-        return (
-            "cuda/simt",
-            f"simt: the only kernels that this build has for GPUs, compiled for {built}",
-            _converted(query.dtype),
-        )
+        return tile_rows, f"cuda/{tier}", why, f"compiled for {built}", _arithmetic_of_tier(dtype, tier)
     capability = torch.ops.seo_kernels.cpu_capability()
-    return f"cpu/{capability}", _why_capability(capability), _arithmetic(query.dtype, capability)
+    return 0, f"cpu/{capability}", _why_capability(capability), _arithmetic(dtype, capability)
 
 
-def _tiles(arguments: AttentionArguments, pattern: str) -> tuple[int, int]:
+def _tiles(arguments: AttentionArguments, pattern: str, tile_rows: int) -> tuple[int, int]:
     """How many tiles all heads visit, and how many of those the pattern masks."""
     heads = arguments.query.shape[1]
     plan = torch.ops.seo_kernels.attention_plan(
@@ -99,7 +96,7 @@ def _tiles(arguments: AttentionArguments, pattern: str) -> tuple[int, int]:
         arguments.query.shape[2],
         arguments.key.shape[2],
         arguments.query_offset,
-        GPU_TILE_ROWS if arguments.query.device.type == "cuda" else 0,  # 0: those of the CPU
+        tile_rows,
     )
     counts = [0, 0]  # not masked, masked
     for head, _query_begin, _query_end, key_begin, key_end, masked in plan.tolist():
@@ -118,6 +115,13 @@ def _arithmetic(dtype: torch.dtype, capability: str) -> str:
         instruction = BFLOAT16_INSTRUCTIONS[capability]
         return f"bfloat16 dot products run natively ({instruction}), with float32 sums and softmax"
     return _converted(dtype)
+
+
+def _arithmetic_of_tier(dtype: torch.dtype, tier: str) -> str:
+    if tier == "simt":
+        return _converted(dtype)
+    name = str(dtype).removeprefix("torch.")
+    return f"{name} is multiplied on tensor cores, weights too; sums and softmax run in float32"
 
 
 def _converted(dtype: torch.dtype) -> str:

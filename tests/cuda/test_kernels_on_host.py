@@ -46,11 +46,32 @@ OP_SUITE = {
         ["test_attention_gradcheck.py"],
         "first_order or several_tiles or gradients or hold_anything or nothing_to_do",
     ),
+    "attention on tensor cores": (
+        ["test_attention_oracle.py", "test_attention_memory_layout.py"],
+        "not instruction_set",
+    ),
+    "attention on tensor cores, every pair of arguments": (
+        ["test_attention_oracle.py"],
+        "directed or every_pair",
+    ),
+    "attention on tensor cores, refused": (
+        ["test_attention_gradcheck.py"],
+        "hold_anything or nothing_to_do",
+    ),
 }
 ATTENTION_SHARE = "6"  # one of so many of attention's cases, of which there are hundreds
+TENSOR_CORES = {
+    "SEO_KERNELS_TIER": "sm80",
+    "SEO_KERNELS_TEST_DTYPES": "bfloat16 float16",
+}
+SLOW = {"attention on tensor cores, every pair of arguments"}
 
 compiler = shutil.which("g++")
 needs_compiler = pytest.mark.skipif(compiler is None, reason="the kernels are compiled for the host by g++")
+needs_host_library = pytest.mark.skipif(
+    compiler is None or not (_library._FOLDER / "libseo_kernels_host.so").exists(),
+    reason="`make test` builds libseo_kernels_host.so",
+)
 
 
 def _library_of_gcc(name: str) -> str:
@@ -60,15 +81,21 @@ def _library_of_gcc(name: str) -> str:
     ).stdout.strip()
 
 
-def _run(family: str) -> subprocess.CompletedProcess[str]:
-    files, chosen = OP_SUITE[family]
+def _host_environment() -> dict[str, str]:
+    """For a process that loads libseo_kernels_host.so."""
     # the sanitizer comes first in the process, and finds the throw of libstdc++ only where that is there too
-    environment = os.environ | {
+    return os.environ | {
         "LD_PRELOAD": f"{_library_of_gcc('libasan.so')} {_library_of_gcc('libstdc++.so.6')}",
         "ASAN_OPTIONS": "detect_leaks=0",
-        "SEO_KERNELS_TEST_SHARE": ATTENTION_SHARE,
         "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS / "cuda")]),
     }
+
+
+def _run(family: str) -> subprocess.CompletedProcess[str]:
+    files, chosen = OP_SUITE[family]
+    environment = _host_environment() | {"SEO_KERNELS_TEST_SHARE": ATTENTION_SHARE}
+    environment |= TENSOR_CORES if "tensor cores" in family else {}
+    environment |= {"SEO_KERNELS_TEST_SHARE": "1"} if family in SLOW else {}
     options = ("-q", "-x", "-p", "on_host", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", chosen)
     return subprocess.run(
         [sys.executable, "-m", "pytest", *options, *(TESTS / "ops" / name for name in files)],
@@ -80,12 +107,11 @@ def _run(family: str) -> subprocess.CompletedProcess[str]:
 
 
 @needs_compiler
-@pytest.mark.skipif(
-    not (_library._FOLDER / "libseo_kernels_host.so").exists(),
-    reason="`make test` builds libseo_kernels_host.so",
+@needs_host_library
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in OP_SUITE]
 )
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("family", OP_SUITE)
 def test_op_suite(family: str) -> None:
     done = _run(family)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
@@ -94,15 +120,93 @@ def test_op_suite(family: str) -> None:
     assert "_cuda.cpp" in done.stderr
 
 
+TIER_QUESTION = """
+import sys, torch, on_host
+query = torch.zeros(1, 2, 70, int(sys.argv[2]), dtype=getattr(torch, sys.argv[1]))
+rest = ("dense", *[None] * 11, 0.0, 1.0, 0.0, 0)
+print(*torch.ops.seo_kernels.attention_tier(query, query, query, *rest), sep="|")
+"""
+
+
+def _ask_for_tier(tier: str | None, dtype: str, dim: int) -> subprocess.CompletedProcess[str]:
+    environment = _host_environment() | ({} if tier is None else {"SEO_KERNELS_TIER": tier})
+    command = [sys.executable, "-c", TIER_QUESTION, dtype, str(dim)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+@needs_host_library
+@pytest.mark.parametrize(
+    ("tier", "dtype", "dim", "chosen", "rows", "why"),
+    [
+        (None, "bfloat16", 64, "simt", 64, "SEO_KERNELS_TIER=sm80 asks for them"),
+        ("simt", "bfloat16", 64, "simt", 64, "SEO_KERNELS_TIER=sm80 asks for them"),
+        ("sm80", "bfloat16", 64, "sm80", 128, "asks for tensor cores"),
+        ("sm80", "float16", 200, "sm80", 64, "asks for tensor cores"),
+        ("sm80", "float32", 64, "simt", 64, "sm80 refuses, it multiplies bfloat16 and float16 only"),
+    ],
+)
+def test_choice_of_a_tier(tier: str | None, dtype: str, dim: int, chosen: str, rows: int, why: str) -> None:
+    done = _ask_for_tier(tier, dtype, dim)
+    assert done.returncode == 0, done.stderr[-2000:]
+    answer = done.stdout.strip().split("|")
+    assert answer[:2] == [chosen, str(rows)]
+    assert why in answer[2]
+
+
+@needs_host_library
+def test_an_unknown_tier_is_an_error() -> None:
+    done = _ask_for_tier("sm42", "bfloat16", 64)
+    assert done.returncode != 0
+    assert "SEO_KERNELS_TIER is 'sm42', expected simt or sm80" in done.stderr
+
+
+def _program(folder: Path, name: str, *more: str) -> Path:
+    assert compiler is not None
+    source = TESTS.parent / "csrc"
+    files = [TESTS / "cuda" / f"{name}.cpp", *(source / file for file in more)]
+    command = [compiler, *FLAGS, "-Wno-unknown-pragmas", f"-I{source}", *files, "-o", folder / name]
+    subprocess.run(command, check=True)
+    return folder / name
+
+
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    program = tmp_path_factory.mktemp("planted") / "planted"
-    assert compiler is not None
-    subprocess.run(
-        [compiler, *FLAGS, f"-I{TESTS.parent / 'csrc'}", TESTS / "cuda" / "planted.cpp", "-o", program],
-        check=True,
-    )
-    return program
+    return _program(tmp_path_factory.mktemp("planted"), "planted")
+
+
+@pytest.fixture(scope="module")
+def warps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _program(tmp_path_factory.mktemp("warps"), "warps", "params/tile_plan.cpp")
+
+
+WARPS = ("bfloat16", "float16", "neighbours", "swizzle 64", "swizzle 128", "swizzle 256", "band", "ranges")
+
+
+@needs_compiler
+@pytest.mark.parametrize("what", WARPS)
+def test_what_warps_do(warps: Path, what: str) -> None:
+    done = subprocess.run([warps, what], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "right\n"), done.stdout + done.stderr
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("what", "mistake", "seen"),
+    [
+        ("bfloat16", "column", "wrong: a product at"),
+        ("bfloat16", "no-wait", "to which a copy is under way"),
+        ("float16", "late-wait", "to which a copy is under way"),
+        ("float16", "no-barrier", "without a barrier, thread"),
+        ("neighbours", "no-warp-barrier", "without a barrier, thread"),
+        ("neighbours", "no-second-barrier", "without a barrier, thread"),
+        ("neighbours", "another-warp", "without a barrier, thread"),
+        ("ranges", "range", "a tile that only keys visit"),
+    ],
+)
+def test_a_mistake_of_warps_is_seen(warps: Path, what: str, mistake: str, seen: str) -> None:
+    done = subprocess.run([warps, what, mistake], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert seen in done.stdout + done.stderr
 
 
 @needs_compiler

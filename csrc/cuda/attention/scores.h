@@ -101,6 +101,18 @@ struct Scorer {
   }
 };
 
+// The sink's logit joins the maximum and the total, and nothing else; sums are to be multiplied by the factor.
+template <class Acc>
+SK_DEVICE inline void add_sink(Acc sink, Acc& maximum, Acc& total, Acc& factor) {
+  if (sink > maximum) {
+    factor = exp2_of(maximum - sink);
+    maximum = sink;
+    total = total * factor + Acc(1);
+  } else if (maximum != kHidden<Acc>) {
+    total += exp2_of(sink - maximum);
+  }
+}
+
 // Calls f(true) where scaling is all that is done to scores: rows are then unrolled.
 template <class F>
 SK_DEVICE inline void with_simple_scores(const AttentionParams& p, F f) {

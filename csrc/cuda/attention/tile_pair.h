@@ -63,20 +63,39 @@ class TilePair {
   // The words of the pattern's bits, where it hides some of the panel; a barrier follows before they are read.
   template <class Block>
   SK_DEVICE void find_words(Block& block) const {
+    if (by_pattern_) block.sync();  // those of the panel before are read
+    write_words(block);
+  }
+  template <class Block>
+  SK_DEVICE void write_words(Block& block) const {
     if (!by_pattern_) return;
-    block.sync();  // those of the panel before are read
     block.for_threads([&](int thread) {
-      if (thread >= rows()) return;
-      block.shared().words[thread] =
-          pattern_bits(*p_.plan.program, head_, row_begin() + thread, key_begin_, p_.query_offset);
+      if (thread < rows()) block.shared().words[thread] = word(thread);
     });
+  }
+  // What the pattern lets a row see.
+  SK_DEVICE uint64_t word(int row) const {
+    return pattern_bits(*p_.plan.program, head_, row_begin() + row, key_begin_, p_.query_offset);
+  }
+
+  SK_DEVICE bool by_pattern() const { return by_pattern_; }
+  SK_DEVICE bool by_segment() const { return by_segment_; }
+  SK_DEVICE bool by_mask() const { return p_.mask && p_.mask.dtype == DType::kBool; }
+  // Whether some pair of the tile may not see each other.
+  SK_DEVICE bool hides() const { return by_pattern_ || by_segment_ || by_mask() || keys() < kTile; }
+  // Of a row and a column that are there.
+  SK_DEVICE bool one_segment(int row, int column) const {
+    return p_.query_segments[batch_ * p_.query_length + row_begin() + row] ==
+           p_.key_segments[batch_ * p_.key_length + key_begin_ + column];
+  }
+  SK_DEVICE bool mask_shows(int row, int column) const {
+    return static_cast<const uint8_t*>(p_.mask.data)[mask_offset(row, column)] != 0;
   }
 
   // Of a thread's part, the pairs that see each other; rows past the last are any.
   template <class Words>
   SK_DEVICE PairBits visible(Words& words, const Place& place) const {
-    const bool by_mask = p_.mask && p_.mask.dtype == DType::kBool;
-    if (!by_pattern_ && !by_segment_ && !by_mask && keys() == kTile) return ~PairBits{0};
+    if (!hides()) return ~PairBits{0};
     const int columns = keys() - place.column;
     const PairBits present = columns >= kColumns ? 0xF : columns <= 0 ? 0 : (1u << columns) - 1;
     int64_t segments[kColumns];
@@ -98,7 +117,7 @@ class TilePair {
 #pragma unroll
         for (int c = 0; c < kColumns; ++c) seen &= ~(PairBits{segments[c] != segment} << c);
       }
-      if (by_mask) {
+      if (by_mask()) {
         const uint8_t* mask = static_cast<const uint8_t*>(p_.mask.data) + mask_offset(row, place.column);
 #pragma unroll
         for (int c = 0; c < kColumns; ++c) {

@@ -1,5 +1,7 @@
 // The attention ops on the GPU: allocation, order of the kernels, registration.
+#include "cuda/sm80/attention.h"
 #include "torch/attention_arguments.h"
+#include "torch/cuda/attention_tier.h"
 #include "torch/cuda/device.h"
 #include "torch/cuda/device_plan.h"
 
@@ -26,6 +28,26 @@ struct RowFacts {
   }
 };
 
+// Relative tables as tensor cores read them, as long as kernels are started.
+struct NarrowTables {
+  Tensor key, value;
+
+  NarrowTables(cuda::AttentionParams& p, const Tensor& like, cuda::Stream stream) {
+    p.narrow_key = narrow(key, p, p.relative_key, p.dim, like, stream);
+    p.narrow_value = narrow(value, p, p.relative_value, p.value_dim, like, stream);
+  }
+
+ private:
+  static void* narrow(Tensor& to, const cuda::AttentionParams& p, const RelativeTable& table, int64_t width,
+                      const Tensor& like, cuda::Stream stream) {
+    if (!table) return nullptr;
+    const int64_t heads = table.per_head ? p.query_heads : 1;
+    to = new_tensor(like, {heads, table.rows(), cuda::narrow_ld(width)}, like.scalar_type());
+    cuda::sm80::narrow_table(p.dtype, table, p.query_heads, width, to.data_ptr(), stream);
+    return to.data_ptr();
+  }
+};
+
 // Checks the arguments and fills in the problem. The query may be on any device until then.
 void prepare(AttentionArguments& a, cuda::AttentionParams& p) {
   a.prepare(p, checks_values());
@@ -49,7 +71,8 @@ std::tuple<Tensor, Tensor> attention_forward(Tensor query, Tensor key, Tensor va
   cuda::AttentionForwardParams p{};
   prepare(a, p);
   const DeviceScope device(query);
-  p.plan = device_plan(a, p, device.stream);
+  const TierChoice choice = forward_tier(p);
+  p.plan = device_plan(a, p, device.stream, choice.tile_rows);
   Tensor out = new_tensor(query, {p.batch, p.query_heads, p.query_length, p.value_dim}, query.scalar_type());
   Tensor lse = new_tensor(query, {p.batch, p.query_heads, p.query_length}, a.acc_type());
   if (lse.numel() == 0) return {out, lse};
@@ -57,8 +80,28 @@ std::tuple<Tensor, Tensor> attention_forward(Tensor query, Tensor key, Tensor va
   p.lse = lse.data_ptr();
   const RowFacts facts(p, query);
   cuda::attention_rows(p, nullptr, device.stream);
-  cuda::attention_forward(p, device.stream);
+  if (choice.tier == Tier::kSimt) {
+    cuda::attention_forward(p, device.stream);
+  } else {
+    const NarrowTables tables(p, query, device.stream);
+    cuda::sm80::attention_forward(p, device.stream);
+  }
   return {out, lse};
+}
+
+std::tuple<std::string, int64_t, std::string> attention_tier(
+    Tensor query, Tensor key, Tensor value, std::string pattern, OptionalTensor layout, OptionalTensor relative_key,
+    OptionalTensor relative_value, OptionalTensor relative_bias, OptionalTensor slopes, OptionalTensor mask,
+    OptionalTensor key_lengths, OptionalTensor query_segments, OptionalTensor key_segments, OptionalTensor sinks,
+    OptionalTensor seed, double dropout_p, double scale, double softcap, int64_t query_offset) {
+  AttentionArguments a{query,         key,       value, pattern,     layout,         relative_key, relative_value,
+                       relative_bias, slopes,    mask,  key_lengths, query_segments, key_segments, sinks,
+                       seed,          dropout_p, scale, softcap,     query_offset};
+  cuda::AttentionParams p{};
+  prepare(a, p);
+  const DeviceScope device(query);
+  const TierChoice choice = forward_tier(p);
+  return {choice.tier == Tier::kSimt ? "simt" : "sm80", choice.tile_rows, choice.why};
 }
 
 class Backward {
@@ -85,8 +128,12 @@ class Backward {
     const Tensor delta = new_tensor(a_.query, {p_.batch, p_.query_heads, p_.query_length}, a_.acc_type());
     p_.delta = delta.data_ptr();
     cuda::attention_rows(p_, &p_, stream);
-    if (p_.grad_key || p_.grad_value) cuda::attention_key_gradients(p_, stream);
-    if (p_.grad_query || p_.wants_tables()) cuda::attention_query_gradients(p_, stream);
+    if (backward_tier(p_).tier == Tier::kSimt) {
+      if (p_.grad_key || p_.grad_value) cuda::attention_key_gradients(p_, stream);
+      if (p_.grad_query || p_.wants_tables()) cuda::attention_query_gradients(p_, stream);
+    } else {
+      run_on_tensor_cores(stream);
+    }
     if (wanted_[kMask]) cuda::attention_mask_gradient(p_, stream);
     for (int which = kRelativeKey; which < kGradients; ++which) {
       if (which != kMask && gradients_[which].defined()) sum_slots(gradients_[which], per_head_[which], stream);
@@ -106,6 +153,16 @@ class Backward {
   }
 
  private:
+  void run_on_tensor_cores(cuda::Stream stream) {
+    const NarrowTables tables(p_, a_.query, stream);
+    if (p_.grad_key || p_.grad_value) cuda::sm80::attention_key_gradients(p_, stream);
+    if (p_.grad_query) cuda::sm80::attention_query_gradients(p_, stream);
+    if (!p_.wants_tables()) return;
+    cuda::AttentionBackwardParams shared = p_;  // what queries share
+    shared.grad_query = {};
+    cuda::attention_query_gradients(shared, stream);
+  }
+
   // Slots of a head: enough of them to keep a GPU busy, few enough that their copies of the tables stay small. The
   // number must not depend on the device: sums would.
   int64_t parts() const {
@@ -208,5 +265,6 @@ NineTensors attention_backward(OptionalTensor grad_out, OptionalTensor grad_lse,
 
 STABLE_TORCH_LIBRARY_IMPL(seo_kernels, SK_DISPATCH_KEY, m) {
   m.impl("attention_forward", TORCH_BOX(&seo_kernels::attention_forward));
+  m.impl("attention_tier", TORCH_BOX(&seo_kernels::attention_tier));
   m.impl("attention_backward", TORCH_BOX(&seo_kernels::attention_backward));
 }

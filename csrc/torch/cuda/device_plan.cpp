@@ -76,12 +76,12 @@ CacheEntry copied(const PatternKey& key, const PlannedPattern& planned, const Te
 
 }  // namespace
 
-cuda::DevicePlan device_plan(const AttentionArguments& arguments, const AttentionProblem& problem,
-                             cuda::Stream stream) {
+cuda::DevicePlan device_plan(const AttentionArguments& arguments, const AttentionProblem& problem, cuda::Stream stream,
+                             int64_t tile_rows) {
   static std::mutex mutex;
   static auto& cache = *new std::list<CacheEntry>;  // most recent first; at exit the device may be gone before it
   PatternKey key = arguments.pattern_key(problem);
-  key.most_rows = key.row_step = cuda::kTile;
+  key.most_rows = key.row_step = tile_rows;
   const std::lock_guard<std::mutex> lock(mutex);
   auto found = std::find_if(cache.begin(), cache.end(), [&](const CacheEntry& entry) {
     return entry.key == key && entry.device == arguments.query.device();

@@ -8,6 +8,8 @@ namespace seo_kernels {
 
 // The plan of the arguments' pattern on the query's device. The first call with a pattern waits for its copy, and so
 // must come before any capture of a CUDA graph; plans that graphs use are kept for good.
-cuda::DevicePlan device_plan(const AttentionArguments& arguments, const AttentionProblem& problem, cuda::Stream stream);
+// tile_rows: of a tile of queries, at most.
+cuda::DevicePlan device_plan(const AttentionArguments& arguments, const AttentionProblem& problem, cuda::Stream stream,
+                             int64_t tile_rows = cuda::kTile);
 
 }  // namespace seo_kernels

@@ -1,0 +1,17 @@
+// What the current device has, for the choice of kernels.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/executor.h"
+
+namespace seo_kernels::cuda {
+
+struct DeviceLimits {
+  int major, minor;      // compute capability
+  int64_t shared_bytes;  // of one block, at most
+};
+
+DeviceLimits device_limits();
+
+}  // namespace seo_kernels::cuda

@@ -1,0 +1,2 @@
+// The same for the host executor.
+#include "cuda/device_limits.cu"  // NOLINT

@@ -1,0 +1,52 @@
+// How large tiles are for which heads: one table that host and kernels read.
+#pragma once
+
+#include "cuda/attention/widths.h"
+#include "cuda/element.h"
+#include "params/attention_problem.h"
+
+namespace seo_kernels::cuda {
+
+// What a kernel does to scores between product and softmax, beside scaling and hiding.
+enum class Scores { kPlain, kModified, kRelative };
+
+// 16-row products of a warp's rows of queries; a tile has 64 times as many rows. Two share what is read of keys and
+// values, and take registers that wide heads and changed scores need.
+constexpr int forward_row_products(int width, Scores scores) { return width <= 64 && scores == Scores::kPlain ? 2 : 1; }
+
+constexpr int blocks_at_once(int width, Scores scores) { return width <= 128 && scores != Scores::kRelative ? 2 : 1; }
+
+// Whether a block has registers for the sums of dK and dV at once; otherwise they take a launch each.
+constexpr bool both_key_gradients(int width, Scores scores) {
+  return width <= 64 || (width <= 128 && scores == Scores::kPlain);
+}
+
+inline Scores scores_of(const AttentionProblem& p) {
+  if (p.relative_key || p.relative_value) return Scores::kRelative;
+  return p.modifies_scores() || p.dropout ? Scores::kModified : Scores::kPlain;
+}
+
+// Of queries and values: the wider decides.
+constexpr int64_t width_of(const AttentionProblem& p) { return p.dim > p.value_dim ? p.dim : p.value_dim; }
+
+// Calls f with both as constants.
+template <class F>
+inline void with_scores_and_width(const AttentionProblem& p, F f) {
+  with_width(width_of(p), [&](auto width) {
+    switch (scores_of(p)) {
+      case Scores::kPlain:
+        return f(width, std::integral_constant<Scores, Scores::kPlain>{});
+      case Scores::kModified:
+        return f(width, std::integral_constant<Scores, Scores::kModified>{});
+      case Scores::kRelative:
+        return f(width, std::integral_constant<Scores, Scores::kRelative>{});
+    }
+  });
+}
+
+template <class F>
+inline void with_16_bits(DType dtype, F f) {
+  dtype == DType::kBFloat16 ? f(BFloat16{}) : f(Float16{});
+}
+
+}  // namespace seo_kernels::cuda

@@ -1,0 +1,25 @@
+// Which tier of kernels serves a call of attention on a GPU, and why no higher one does.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "params/attention_problem.h"
+
+namespace seo_kernels {
+
+enum class Tier { kSimt, kSm80 };
+
+struct TierChoice {
+  Tier tier;
+  int64_t tile_rows;  // queries of a tile, at most
+  std::string why;
+};
+
+// For the current device. SEO_KERNELS_TIER asks for a tier, "simt" by default; what a tier cannot do it refuses, and
+// the one below serves. Throws std::invalid_argument on another name.
+TierChoice forward_tier(const AttentionProblem& p);
+// Gradients of relative tables, slopes, sinks and masks are simt's in any case.
+TierChoice backward_tier(const AttentionProblem& p);
+
+}  // namespace seo_kernels
