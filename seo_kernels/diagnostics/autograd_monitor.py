@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -11,6 +13,7 @@ from seo_kernels.diagnostics.findings import Thresholds, checked_thresholds, fin
 from seo_kernels.diagnostics.gradient_norms import gradient_norms
 from seo_kernels.diagnostics.history import MAXIMUM, FindingLog, History
 from seo_kernels.diagnostics.memory_use import memory_use
+from seo_kernels.diagnostics.monitoring_report import summary_of, write_report
 from seo_kernels.nn.sizes import check_size
 
 
@@ -91,6 +94,21 @@ class AutogradMonitor:
             "monitoring_time": end - start,
             "memory": memory,
         }
+
+    def get_summary(self) -> dict[str, Any]:
+        """Of all calls so far, empty before the first: see ``monitoring_report.summary_of``."""
+        return summary_of(self.history, self.log)
+
+    def save_report(self, path: str | os.PathLike[str]) -> Path | None:
+        """Write the summary, as JSON where the path ends so, else as text; whole or not at all.
+
+        Returns:
+            the path; None in all processes but the first, which write nothing.
+
+        Raises:
+            OSError: it can't be written; the message names it.
+        """
+        return write_report(path, "Autograd monitor", self.get_summary())
 
     def _next_step(self) -> int:
         latest = self.history.latest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from seo_kernels.diagnostics.findings import Finding, Thresholds, checked_thresh
 from seo_kernels.diagnostics.forward_passes import ForwardPasses
 from seo_kernels.diagnostics.gradient_norms import gradient_norms, named_parameters
 from seo_kernels.diagnostics.history import MAXIMUM, FindingLog, History
-from seo_kernels.diagnostics.monitoring_report import write_report
+from seo_kernels.diagnostics.monitoring_report import summary_of, write_report
 from seo_kernels.nn.sizes import check_size
 from seo_kernels.ops.checks import kind
 
@@ -161,34 +161,12 @@ class GradientMonitor:
         """What is known so far; empty before the first backward pass.
 
         Returns:
-            of the last step "step", "total_norm", "parameter_norms" and "module_norms" (of what each module
-            itself owns), by name, and "current_issues"; of the steps that are kept "history" with "steps" and
-            "total_norms", and "parameters", with "mean", "min", "max", "last" and "nonfinite" of each norm;
-            "findings" and "issues", the same in words, by first appearance; of all steps "steps_seen",
-            "largest_total_norm" and its "largest_step", and "overflows".
+            what ``seo_kernels.diagnostics.monitoring_report.summary_of`` tells, "step", "total_norm",
+            "parameter_norms", "issues" and "findings" among it; and "overflows".
         """
-        latest = self.history.latest
-        if latest is None and not self.overflows:
+        if not self.history.seen and not self.overflows:
             return {}
-        summary: dict[str, Any] = {}
-        if latest is not None:
-            summary |= {
-                "step": latest.step,
-                "total_norm": latest.total,
-                "parameter_norms": dict(zip(latest.names, latest.norms, strict=True)),
-                "module_norms": self.history.of_modules(),
-            }
-        return summary | {
-            "current_issues": [str(finding) for finding in self.log.current],
-            "issues": [str(finding) for finding in self.log.all],
-            "findings": self.log.all,
-            "parameters": {name: asdict(entry) for name, entry in self.history.by_parameter().items()},
-            "history": {"steps": self.history.steps, "total_norms": self.history.totals},
-            "steps_seen": self.history.seen,
-            "largest_total_norm": self.history.largest_total,
-            "largest_step": self.history.largest_step,
-            "overflows": self.overflows,
-        }
+        return summary_of(self.history, self.log) | {"overflows": self.overflows}
 
     def save_report(self, path: str | os.PathLike[str]) -> Path | None:
         """Write the summary, as JSON where the path ends so, else as text; whole or not at all.
@@ -213,20 +191,18 @@ class GradientMonitor:
     def _traced(self, findings: list[Finding], origin: tuple[str, str] | None) -> list[Finding]:
         """The findings in the order in which they came up; NaN and Inf with their origin."""
         came = {name: place for place, name in enumerate(self._backward.order if self._backward else [])}
-        late = {
-            finding.parameter: -place for place, finding in enumerate(findings)
-        }  # the last is nearest the loss
-        ordered = sorted(
-            findings,
-            key=lambda finding: came.get(finding.parameter, len(came) + late[finding.parameter] + len(late)),
-        )
+        place = {finding.parameter: number for number, finding in enumerate(findings)}
+
+        def when(finding: Finding) -> tuple[int, int]:
+            """Of those without a gradient the last is nearest the loss."""
+            return came.get(finding.parameter, len(came)), -place[finding.parameter]
+
+        ordered = sorted(findings, key=when)
         broken = [finding for finding in ordered if finding.kind in ("nan", "inf")]
         if not broken:
             return ordered
-        module, note = origin or (
-            broken[0].module,
-            "in the backward pass" if self._forward is not None else "",
-        )
+        backward = "in the backward pass" if self._forward is not None else ""
+        module, note = origin or (broken[0].module, backward)
         broken.sort(key=lambda finding: not _within(finding.parameter, module))  # its own parameters first
         others = [finding for finding in ordered if finding.kind not in ("nan", "inf")]
         return [*(replace(finding, module=module, note=note) for finding in broken), *others]

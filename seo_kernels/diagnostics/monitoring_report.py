@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
 from seo_kernels.diagnostics.findings import Finding
+from seo_kernels.diagnostics.history import FindingLog, History
 from seo_kernels.diagnostics.report_files import json_text, write_atomically
 
 MOST_LINES = 50  # of one list in a text; JSON has all
@@ -34,6 +36,35 @@ def write_report(path: str | os.PathLike[str], title: str, summary: Mapping[str,
 
 def _once(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in summary.items() if name not in REPEATED}
+
+
+def summary_of(history: History, log: FindingLog) -> dict[str, Any]:
+    """What both watchers of a training say of it; empty before the first step.
+
+    Returns:
+        of the last step "step", "total_norm", "parameter_norms" and "module_norms" (of what each module
+        itself owns), by name, and "current_issues"; of the steps that are kept "history" with "steps" and
+        "total_norms", and "parameters", with "mean", "min", "max", "last" and "nonfinite" of each norm;
+        "findings" and "issues", the same in words, by first appearance; of all steps "steps_seen",
+        "largest_total_norm" and its "largest_step".
+    """
+    latest = history.latest
+    if latest is None:
+        return {}
+    return {
+        "step": latest.step,
+        "total_norm": latest.total,
+        "parameter_norms": dict(zip(latest.names, latest.norms, strict=True)),
+        "module_norms": history.of_modules(),
+        "current_issues": [str(finding) for finding in log.current],
+        "issues": [str(finding) for finding in log.all],
+        "findings": log.all,
+        "parameters": {name: asdict(entry) for name, entry in history.by_parameter().items()},
+        "history": {"steps": history.steps, "total_norms": history.totals},
+        "steps_seen": history.seen,
+        "largest_total_norm": history.largest_total,
+        "largest_step": history.largest_step,
+    }
 
 
 def reports_here() -> bool:

@@ -1,6 +1,7 @@
 """A monitor that is asked says what the gradients are like."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -89,6 +90,22 @@ def test_it_changes_nothing() -> None:
         assert p.grad is gradient
         assert torch.equal(gradient, copy)
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_summary_and_report(tmp_path: Path) -> None:
+    monitor = AutogradMonitor()
+    assert monitor.get_summary() == {}
+    for scale in (1.0, 1e9):
+        monitor.monitor_gradients(trained_once(scale))
+    summary = monitor.get_summary()
+    assert summary["history"]["steps"] == [0, 1]
+    assert summary["issues"] == [str(finding) for finding in monitor.log.all]
+    assert summary["issues"]
+    path = monitor.save_report(tmp_path / "report.txt")
+    assert path is not None
+    assert all(issue in path.read_text() for issue in summary["issues"])
+    with pytest.raises(OSError, match=r"path is .*missing"):
+        monitor.save_report(tmp_path / "missing" / "report.txt")
 
 
 def test_bad_input() -> None:

@@ -197,11 +197,20 @@ def test_nan_of_the_backward_pass_is_traced() -> None:
 
 
 def test_findings_come_in_the_order_of_the_backward_pass() -> None:
-    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 1))
+    class Crossed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last, self.first, self.middle = nn.Linear(4, 1), nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.last(self.middle(self.first(x)))
+            return out
+
+    model = Crossed()
     with GradientMonitor(model) as monitor:
         (1e6 * model(torch.randn(3, 4)).sum()).backward()
     order = [finding.module for finding in monitor.log.all]
-    assert order == ["2", "2", "1", "1", "0", "0"]
+    assert order == ["last", "last", "middle", "middle", "first", "first"]
 
 
 def test_copies_of_the_model_are_not_watched() -> None:

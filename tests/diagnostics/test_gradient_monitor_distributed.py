@@ -28,7 +28,10 @@ def test_of_two_processes(tmp_path: Path) -> None:
     assert all(map(torch.isnan, torch.tensor([first["hooked"][2], first["asked"][2]])))
     assert first["names"] == [name for name, _ in net.named_parameters()]
     assert first["first"] == second["first"]
-    assert "at step 2; it began in module blocks.1.up, as NaN in the forward pass, in process 1" in first["first"]
+    assert (
+        "at step 2; it began in module blocks.1.up, as NaN in the forward pass, in process 1"
+        in first["first"]
+    )
     assert (first["written"], second["written"]) == (True, False)
     assert json.loads((tmp_path / "report.json").read_text())["steps_seen"] == 3
     assert first["beside"] == second["beside"]

@@ -24,6 +24,13 @@ def test_without_the_fault_there_is_nothing_to_find(fault: Fault) -> None:
     assert result.found == "nothing"
 
 
+def test_a_finding_too_early_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    plant = planted_faults.FaultModel.plant
+    spoil = FAULTS[0].spoil
+    monkeypatch.setattr(planted_faults.FaultModel, "plant", lambda model, _: plant(model, spoil))
+    assert not planted_faults.run_fault(FAULTS[0]).passed
+
+
 def test_healthy_steps_give_no_finding() -> None:
     result = planted_faults.run_healthy(50)
     assert result.passed, result
