@@ -122,11 +122,12 @@ class AutogradProfiler:
         Raises:
             RuntimeError: inside a section.
         """
-        if getattr(self, "_peaks", None):
+        if getattr(self, "_running", None):
             raise RuntimeError("reset inside a section, expected it outside")
         self._sections: dict[str, _Section] = {}
         self._profiles: dict[str, profile] = {}
-        self._peaks: list[int] = []  # of the sections that are running, outermost first
+        # of the sections that are running, outermost first: device, and the most memory in use so far
+        self._running: list[tuple[torch.device | None, int]] = []
 
     @contextmanager
     def profile_autograd(self, name: str) -> Iterator[None]:
@@ -142,7 +143,7 @@ class AutogradProfiler:
             raise TypeError(f"name is {kind(name)}, expected the name of the section")
         if not name:
             raise ValueError("name is empty, expected the name of the section")
-        recorded = self._recorder() if self.operators and not self._peaks else None
+        recorded = self._recorder() if self.operators and not self._running else None
         try:
             with ExitStack() as stack:
                 if recorded is not None:
@@ -273,21 +274,24 @@ class AutogradProfiler:
     def _begin_memory(self, device: torch.device | None) -> int:
         """What is in use now; from here on the device's peak is this section's."""
         if device is not None:
-            if self._peaks:
-                self._peaks[-1] = max(self._peaks[-1], torch.cuda.max_memory_allocated(device))
+            self._note_peak(device, torch.cuda.max_memory_allocated(device))
             torch.cuda.reset_peak_memory_stats(device)
         used = _in_use(device)
-        self._peaks.append(used)
+        self._running.append((device, used))
         return used
 
     def _end_memory(self, device: torch.device | None) -> tuple[int, int]:
         """What is in use now, and the section's peak, which is a part of the outer one's."""
         used = _in_use(device)
         highest = used if device is None else torch.cuda.max_memory_allocated(device)
-        peak = max(self._peaks.pop(), highest)
-        if self._peaks:
-            self._peaks[-1] = max(self._peaks[-1], peak)
+        peak = max(self._running.pop()[1], highest)
+        self._note_peak(device, peak)
         return used, peak
+
+    def _note_peak(self, device: torch.device | None, peak: int) -> None:
+        """For the innermost running section, if it is about that device."""
+        if self._running and self._running[-1][0] == device:
+            self._running[-1] = device, max(self._running[-1][1], peak)
 
 
 def _gpu() -> torch.device | None:

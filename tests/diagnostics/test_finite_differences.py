@@ -32,6 +32,16 @@ def test_smooth_functions(number: int, point: float) -> None:
     assert found.evaluations <= 21
 
 
+@pytest.mark.parametrize("levels", [2, 3])
+@pytest.mark.parametrize("point", [-2.0, 0.1, 0.7])
+@pytest.mark.parametrize("number", range(4))
+def test_few_steps_state_a_large_error(number: int, point: float, levels: int) -> None:
+    function, truth = SMOOTH[number]
+    found = derivative(at(function, point), noise=1e-16, largest_step=1.0, target=1e-12, levels=levels)
+    assert abs(found.value - truth(point)) <= found.error < 100.0
+    assert found.evaluations == 2 * levels + 1
+
+
 @pytest.mark.parametrize("distance", [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, -1e-4])
 def test_kinks_beside_the_point(distance: float) -> None:
     def function(x: float) -> float:

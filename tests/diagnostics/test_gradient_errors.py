@@ -53,6 +53,20 @@ class Rounding(nn.Module):
         return self.outer(F.softmax(self.inner(input).float(), -1).to(input.dtype))
 
 
+class Counting(nn.Linear):
+    """Another function at each call, by a buffer."""
+
+    calls: Tensor
+
+    def __init__(self) -> None:
+        super().__init__(10, 1)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, input: Tensor) -> Tensor:
+        self.calls += 1.0
+        return super().forward(input) * self.calls
+
+
 class Insisting(nn.Sequential):
     """Takes float32 and nothing else."""
 
@@ -71,6 +85,7 @@ RIGHT: dict[str, Callable[[], nn.Module]] = {
     "dropout, eval": lambda: mlp(nn.ReLU(), nn.Dropout(0.5)).eval(),
     "recurrent": lambda: nn.Sequential(nn.Unflatten(1, (5, 2)), Recurrent(2, 4, batch_first=True)),
     "attention": Attention,
+    "counting": Counting,
     "float64": lambda: mlp(nn.Tanh()).double(),
     "bfloat16": lambda: mlp(nn.Tanh()).bfloat16(),
     "float32 inside": Rounding,
@@ -255,6 +270,8 @@ def test_nothing_of_the_model_changes() -> None:
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     values = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     modes = [module.training for module in model.modules()]
+    random.seed(17)
+    np.random.seed(17)  # noqa: NPY002
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
     inputs = input.clone(), target.clone()
     verify(model, nn.MSELoss(), input, target)
