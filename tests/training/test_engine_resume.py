@@ -159,7 +159,7 @@ def test_a_crash_at_any_batch(at: int, tmp_path: Path) -> None:
             )
         },
     ],
-    ids=str,
+    ids=lambda settings: "-".join(settings),
 )
 def test_settings_that_go_on(changes: dict[str, Any], tmp_path: Path) -> None:
     whole = made(**changes)
