@@ -112,6 +112,8 @@ def test_what_the_makefile_installs_is_pinned() -> None:
 def test_extras_named_in_errors_exist() -> None:
     for path in Path(sk.__file__).parent.rglob("*.py"):
         for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+            if ast.unparse(call.func) == "ConfigDict":  # pydantic's word for unknown keys
+                continue
             for keyword in call.keywords:
                 if keyword.arg == "extra" and isinstance(keyword.value, ast.Constant):
                     assert keyword.value.value in requirements(), f"{path}:{call.lineno}"
