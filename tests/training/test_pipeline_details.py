@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from seo_kernels.models import AdvancedTransformerModel, ModelConfig
+from seo_kernels.models.generation import Sampling
 from seo_kernels.training import AdvancedOptimizers, AdvancedTokenizer, AdvancedTrainingPipeline
 from seo_kernels.training.batches import checked_batch
 
@@ -94,3 +95,9 @@ def test_embeddings_decay_and_tables_do_not() -> None:
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert decay[id(model.words.weight)] == decay[id(model.bags.weight)] == 0.01
     assert decay[id(model.free)] == 0.0
+
+
+def test_a_nucleus_that_is_exactly_as_probable_is_enough() -> None:
+    logits = torch.tensor([[0.0, 0.0, -torch.inf, -torch.inf]]).expand(64, 4)
+    drawn = Sampling(top_p=0.5).draw(logits, torch.Generator().manual_seed(0))
+    assert len(set(drawn.tolist())) == 1
