@@ -85,12 +85,10 @@ struct LoraFactorSumParams {
   double factor;
 };
 
-// A factor (rank, columns) of any strides becomes an operand, (padded rank, factor_stride(columns)).
+// A factor of any strides becomes an operand (lines, stride), zeros past its rows and columns.
 struct LoraOperandParams {
-  DType dtype;
-  int64_t columns, rank;
-  const void* factor;
-  int64_t rank_stride, column_stride;
+  MatrixView factor;
+  int64_t lines, stride;
   void* operand;
 };
 
@@ -99,5 +97,9 @@ void lora_gradients(const LoraGradientsParams& p, Stream stream);
 void lora_sums(const LoraSumsParams& p, Stream stream);
 void lora_factor_sum(const LoraFactorSumParams& p, Stream stream);
 void lora_operand(const LoraOperandParams& p, Stream stream);
+
+// Of a block.
+int64_t lora_down_shared_bytes(int64_t rank);
+int64_t lora_gradients_shared_bytes(int64_t rank);
 
 }  // namespace seo_kernels::cuda::sm80

@@ -110,6 +110,14 @@ struct LoraDownMma {
 
 }  // namespace
 
+int64_t lora_down_shared_bytes(int64_t rank) {
+  int64_t bytes = 0;
+  with_padded_rank(rank, [&](auto padded) {
+    bytes = sizeof(typename LoraDownMma<BFloat16, decltype(padded)::value, true>::Shared);
+  });
+  return bytes;
+}
+
 int64_t lora_down_slots(int64_t rows, int64_t columns) {
   constexpr int64_t kFewestColumns = 4 * kDownColumns;  // below it, a block only waits for its first copies
   const int64_t wanted = kNarrowBlocks / ceil_div(rows, kDownRows);

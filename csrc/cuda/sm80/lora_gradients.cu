@@ -230,6 +230,14 @@ struct LoraGradientsMma {
 
 }  // namespace
 
+int64_t lora_gradients_shared_bytes(int64_t rank) {
+  int64_t bytes = 0;
+  with_padded_rank(rank, [&](auto padded) {
+    bytes = sizeof(typename LoraGradientsMma<BFloat16, decltype(padded)::value, true, false>::Shared);
+  });
+  return bytes;
+}
+
 int64_t lora_sum_slots(int64_t columns, int64_t rank) { return ceil_div(columns, gradient_columns(padded_rank(rank))); }
 
 int64_t lora_gradient_slots(int64_t rows, int64_t columns, int64_t rank) {

@@ -53,7 +53,7 @@ struct LoraFactorSum {
   }
 };
 
-template <class S, int R>
+template <class S>
 struct LoraOperand {
   using Shared = NoShared;
   static constexpr int kThreads = kEntryThreads;
@@ -62,12 +62,12 @@ struct LoraOperand {
   template <class Block>
   SK_DEVICE void operator()(Block& block) const {
     block.for_threads([&](int thread) {
-      const int64_t stride = factor_stride(p.columns);
-      const int64_t n = block.index() * kThreads + thread, rank = n / stride, column = n % stride;
-      if (rank >= R) return;
-      const bool inside = rank < p.rank && column < p.columns;
-      const S* from = static_cast<const S*>(p.factor) + rank * p.rank_stride + column * p.column_stride;
-      static_cast<S*>(p.operand)[n] = inside ? *from : S{0};
+      const int64_t n = block.index() * kThreads + thread, line = n / p.stride, column = n % p.stride;
+      if (line >= p.lines) return;
+      const bool inside = line < p.factor.rows && column < p.factor.columns;
+      const S* from = static_cast<const S*>(p.factor.data);
+      const int64_t at = line * p.factor.row_stride + column * p.factor.column_stride;
+      static_cast<S*>(p.operand)[n] = inside ? from[at] : S{0};
     });
   }
 };
@@ -90,7 +90,10 @@ void lora_factor_sum(const LoraFactorSumParams& p, Stream stream) {
   launch_entries<LoraFactorSum>(p, p.columns, stream);
 }
 void lora_operand(const LoraOperandParams& p, Stream stream) {
-  launch_entries<LoraOperand>(p, factor_stride(p.columns), stream);
+  with_16_bits(p.factor.dtype, [&](auto stored) {
+    launch(LoraOperand<decltype(stored)>{p}, ceil_div(p.lines * p.stride, kEntryThreads), stream,
+           "lora_linear: operands");
+  });
 }
 
 }  // namespace seo_kernels::cuda::sm80
