@@ -9,6 +9,7 @@
 #pragma once
 
 #include "cuda/lora.h"
+#include "cuda/sm80/matmul_params.h"
 #include "cuda/sm80/widths.h"
 
 namespace seo_kernels::cuda::sm80 {
@@ -91,6 +92,9 @@ struct LoraOperandParams {
   int64_t lines, stride;
   void* operand;
 };
+
+// out = dropout(the first term) + the second term of p
+void lora_dropped_product(const MatmulParams& p, const Dropout& dropout, const MatrixView& out, Stream stream);
 
 void lora_down(const LoraDownParams& p, Stream stream);
 void lora_gradients(const LoraGradientsParams& p, Stream stream);
