@@ -277,15 +277,16 @@ struct Matmul {
 enum class LeftLayouts { kRows, kBoth };
 
 // epilogue_of(S{}): the epilogue for operands of type S.
-template <LeftLayouts kLeft, class EpilogueOf>
-inline void launch_matmul(const MatmulParams& p, EpilogueOf epilogue_of, Stream stream, const char* op) {
+template <LeftLayouts kLeft, class EpilogueOf, class Change = NoChange>
+inline void launch_matmul(const MatmulParams& p, EpilogueOf epilogue_of, Stream stream, const char* op,
+                          const Change& change = {}) {
   const Raster raster = raster_of<MatmulGrid>(p.rows, p.columns);
   with_16_bits(p.dtype, [&](auto stored) {
     const auto epilogue = epilogue_of(stored);
     const auto with_layouts = [&](auto left, auto right) {
       using Epilogue = std::remove_const_t<decltype(epilogue)>;
-      using Kernel = Matmul<decltype(stored), decltype(left)::value, decltype(right)::value, Epilogue>;
-      launch(Kernel{p, raster, epilogue}, raster.tiles(), stream, op);
+      using Kernel = Matmul<decltype(stored), decltype(left)::value, decltype(right)::value, Epilogue, Change>;
+      launch(Kernel{p, raster, epilogue, change}, raster.tiles(), stream, op);
     };
     const auto with_left = [&](auto left) {
       p.right_turned ? with_layouts(left, std::true_type{}) : with_layouts(left, std::false_type{});
