@@ -93,7 +93,7 @@ struct LoraOperandParams {
   void* operand;
 };
 
-// out = dropout(the first term) + the second term of p
+// out = dropout(the first term) + the second term of p, whose left operands lie in rows
 void lora_dropped_product(const MatmulParams& p, const Dropout& dropout, const MatrixView& out, Stream stream);
 
 void lora_down(const LoraDownParams& p, Stream stream);

@@ -51,14 +51,9 @@ struct DropSums {
 
 void lora_dropped_product(const MatmulParams& p, const Dropout& dropout, const MatrixView& out, Stream stream) {
   const MatmulOut to(out);
-  const Raster raster = raster_of<MatmulGrid>(p.rows, p.columns);
-  with_16_bits(p.dtype, [&](auto stored) {
-    using S = decltype(stored);
-    with_layouts(p, [&](auto left, auto right) {
-      using Kernel = Matmul<S, decltype(left)::value, decltype(right)::value, StoreProduct<S>, DropSums>;
-      launch(Kernel{p, raster, {to}, {dropout}}, raster.tiles(), stream, "lora_linear: input gradient");
-    });
-  });
+  launch_matmul<LeftLayouts::kRows>(
+      p, [&](auto stored) { return StoreProduct<decltype(stored)>{to}; }, stream, "lora_linear: input gradient",
+      DropSums{dropout});
 }
 
 }  // namespace seo_kernels::cuda::sm80
