@@ -38,6 +38,12 @@ OP_SUITE = {
         "not (compiled or contract or opcheck or autocast or meta or nested or randomness or samples "
         "or repeatable or instruction_set or 257 or 530 or 900)",
     ),
+    "lora on tensor cores": (
+        ["test_lora_linear.py", "test_linear_kernels.py"],
+        "(test_lora_linear and (error or sizes or strides or extreme or float16) "
+        "or past_one_tile and bfloat16) "
+        "and not (autocast or 257 or 530 or 900 or torch.float64 or torch.float32)",
+    ),
     "attention": (
         ["test_attention_oracle.py", "test_attention_arguments.py", "test_attention_memory_layout.py"],
         "not (instruction_set or compile or traces)",
