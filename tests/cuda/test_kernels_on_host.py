@@ -60,6 +60,17 @@ OP_SUITE = {
         ["test_attention_oracle.py"],
         "directed or every_pair",
     ),
+    "linear on tensor cores": (
+        ["test_linear.py", "test_linear_kernels.py"],
+        "not (lora or compiled or contract or opcheck or autocast or meta or nested or instruction_set "
+        "or past_one_tile or 257 or 530 or 900 or 1700)",
+    ),
+    "linear_cross_entropy on tensor cores": (
+        ["test_linear_cross_entropy.py"],
+        # of the problems of several tiles one
+        "not (autocast or memory_beyond or number_of_threads or error_rule or 1600 or 900 or 500 "
+        "or (193 and not dtype2))",
+    ),
     "attention on tensor cores, refused": (
         ["test_attention_gradcheck.py"],
         "hold_anything or nothing_to_do",
