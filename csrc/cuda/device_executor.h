@@ -129,11 +129,11 @@ constexpr int blocks_at_once() {
   }
 }
 
-// Threads and bytes of shared memory stand in the name for those who read what the compiler made
+// Threads, bytes of shared memory and blocks at once stand in the name for those who read what the compiler made
 // (benchmarks/cuda_static.py).
-template <class Kernel, int kThreads = Kernel::kThreads, size_t kSharedBytes = sizeof(typename Kernel::Shared)>
-__global__ void __launch_bounds__(kThreads, blocks_at_once<Kernel>())
-    run_blocks(const __grid_constant__ Kernel kernel) {
+template <class Kernel, int kThreads = Kernel::kThreads, size_t kSharedBytes = sizeof(typename Kernel::Shared),
+          int kBlocks = blocks_at_once<Kernel>()>
+__global__ void __launch_bounds__(kThreads, kBlocks) run_blocks(const __grid_constant__ Kernel kernel) {
   extern __shared__ __align__(1024) unsigned char memory[];  // as the copy engine's swizzled tiles need
   Block<typename Kernel::Shared> block(*reinterpret_cast<typename Kernel::Shared*>(memory));
   kernel(block);
