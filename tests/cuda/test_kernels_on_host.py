@@ -43,6 +43,12 @@ OP_SUITE = {
         "not (compiled or contract or opcheck or autocast or meta or nested or randomness or samples "
         "or repeatable or instruction_set or 257 or 530 or 900)",
     ),
+    "lora on tensor cores": (
+        ["test_lora_linear.py", "test_linear_kernels.py"],
+        "(test_lora_linear and (error or sizes or strides or extreme or float16) "
+        "or past_one_tile and bfloat16) "
+        "and not (autocast or 257 or 530 or 900 or torch.float64 or torch.float32)",
+    ),
     "attention": (
         ["test_attention_oracle.py", "test_attention_arguments.py", "test_attention_memory_layout.py"],
         "not (instruction_set or compile or traces)",
@@ -58,6 +64,17 @@ OP_SUITE = {
     "attention on tensor cores, every pair of arguments": (
         ["test_attention_oracle.py"],
         "directed or every_pair",
+    ),
+    "linear on tensor cores": (
+        ["test_linear.py", "test_linear_kernels.py"],
+        "not (lora or compiled or contract or opcheck or autocast or meta or nested or instruction_set "
+        "or past_one_tile or 257 or 530 or 900 or 1700)",
+    ),
+    "linear_cross_entropy on tensor cores": (
+        ["test_linear_cross_entropy.py"],
+        # of the problems of several tiles one
+        "not (autocast or memory_beyond or number_of_threads or error_rule or 1600 or 900 or 500 "
+        "or (193 and not dtype2))",
     ),
     "attention on tensor cores, refused": (
         ["test_attention_gradcheck.py"],

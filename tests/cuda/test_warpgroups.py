@@ -1,4 +1,4 @@
-"""What warpgroups do, without a GPU: their products, copies and barriers on the host, and mistakes are seen."""
+"""What warpgroups do, on the host: their products, copies and barriers; and mistakes are seen."""
 
 import shutil
 import subprocess

@@ -68,7 +68,7 @@ inline std::string matmul_refusal(const MatmulParams& p) {
   return "";
 }
 
-template <class S, bool LeftTurned, bool RightTurned, class Epilogue>
+template <class S, bool LeftTurned, bool RightTurned, class Epilogue, class Change = NoChange>
 struct MatmulWgmma {
   using Tiles = MatmulTile;
   using Left = OperandBoxes<Tiles::kRows, LeftTurned>;
@@ -86,6 +86,7 @@ struct MatmulWgmma {
   Raster raster;
   int64_t blocks;
   Epilogue epilogue;
+  Change change = {};
 
   template <class Block>
   SK_DEVICE void operator()(Block& block) const {
@@ -159,6 +160,13 @@ struct MatmulWgmma {
         if (s > 0) consumer.arrive(shared.empty[before]);
         before = ring.stage;
         ring.advance();
+        if constexpr (!std::is_same_v<Change, NoChange>) {
+          if (s + 1 == terms[0].steps) {
+            wait_for_products<0>(consumer, sums);
+            for_slices(consumer, sums, row + own_row, column,
+                       [&](auto& slice, const auto& place) { change(consumer, slice, place); });
+          }
+        }
       }
       wait_for_products<0>(consumer, sums);
       if (steps > 0) consumer.arrive(shared.empty[before]);
@@ -169,6 +177,15 @@ struct MatmulWgmma {
   template <class Group>
   SK_DEVICE void write(Group& consumer, PerThread<ConsumerGrid::Sums>& sums, int row, int column) const {
     Shared& shared = consumer.shared();
+    for_slices(consumer, sums, row, column, [&](auto& slice, const auto& place) {
+      consumer.sync();  // what lay there is read
+      epilogue(consumer, slice, place, shared.slice[consumer.group()], shared.epilogue[consumer.group()]);
+    });
+  }
+
+  // Calls f(slice's sums, its place), slice by slice; what f makes of the sums stays.
+  template <class Group, class F>
+  SK_DEVICE static void for_slices(Group& consumer, PerThread<ConsumerGrid::Sums>& sums, int row, int column, F f) {
 #pragma unroll
     for (int s = 0; s < Tiles::kSlices; ++s) {
       PerThread<SliceGrid::Sums> slice;
@@ -176,9 +193,11 @@ struct MatmulWgmma {
 #pragma unroll
         for (int n = 0; n < SliceGrid::kN; ++n) slice[thread].at[0][n] = sums[thread].at[0][s * SliceGrid::kN + n];
       });
-      const Placement<SliceGrid> place{row, column + s * SliceGrid::kColumns};
-      consumer.sync();  // what lay there is read
-      epilogue(consumer, slice, place, shared.slice[consumer.group()], shared.epilogue[consumer.group()]);
+      f(slice, Placement<SliceGrid>{row, column + s * SliceGrid::kColumns});
+      consumer.for_threads([&](int thread) {
+#pragma unroll
+        for (int n = 0; n < SliceGrid::kN; ++n) sums[thread].at[0][s * SliceGrid::kN + n] = slice[thread].at[0][n];
+      });
     }
   }
 };
@@ -187,8 +206,9 @@ struct MatmulWgmma {
 int64_t resident_blocks();
 
 // As launch_matmul of sm80/matmul.h; operands are such that matmul_refusal says nothing.
-template <LeftLayouts kLeft, class EpilogueOf>
-inline void launch_on_warpgroups(const MatmulParams& p, EpilogueOf epilogue_of, Stream stream, const char* op) {
+template <LeftLayouts kLeft, class EpilogueOf, class Change = NoChange>
+inline void launch_on_warpgroups(const MatmulParams& p, EpilogueOf epilogue_of, Stream stream, const char* op,
+                                 const Change& change = {}) {
   const auto tiles_of = [](int size, int tile) { return (size + tile - 1) / tile; };
   const Raster raster{tiles_of(p.rows, MatmulTile::kRows), tiles_of(p.columns, MatmulTile::kColumns)};
   const int64_t blocks = std::min(raster.tiles(), resident_blocks());
@@ -196,8 +216,8 @@ inline void launch_on_warpgroups(const MatmulParams& p, EpilogueOf epilogue_of, 
     const auto epilogue = epilogue_of(stored);
     const auto with_layouts = [&](auto left, auto right) {
       using Epilogue = std::remove_const_t<decltype(epilogue)>;
-      using Kernel = MatmulWgmma<decltype(stored), decltype(left)::value, decltype(right)::value, Epilogue>;
-      Kernel kernel{{}, raster, blocks, epilogue};
+      using Kernel = MatmulWgmma<decltype(stored), decltype(left)::value, decltype(right)::value, Epilogue, Change>;
+      Kernel kernel{{}, raster, blocks, epilogue, change};
       for (int t = 0; t < 2; ++t) {
         const MatmulTerm& term = p.terms[t];
         if (term.steps == 0) continue;

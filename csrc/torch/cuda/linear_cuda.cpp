@@ -1,6 +1,6 @@
-// linear on the GPU: activation(input weight^T + bias) and its gradients. On tensor cores products are our own, bias and
-// activation being part of forward's; otherwise they are torch's, bias included, and the activation is one more read
-// and write.
+// linear on the GPU: activation(input weight^T + bias) and its gradients. On tensor cores products are our own, bias
+// and activation being part of forward's; otherwise they are torch's, bias included, and the activation is one more
+// read and write.
 #include "cuda/activation.h"
 #include "torch/activation_names.h"
 #include "torch/cuda/column_sums.h"
@@ -29,7 +29,7 @@ void product_on_tensor_cores(const Tensor& input, Tensor weight, const OptionalT
   if (p.activates) p.activation = activation_of(activation);
   p.out = rows_of(out, "out");
   if (preactivation.numel() > 0) p.preactivation = rows_of(preactivation, "preactivation");
-  on_warpgroups(p.product) ? cuda::sm90::linear_forward(p, stream) : cuda::sm80::linear_forward(p, stream);
+  linear_on_tensor_cores(p, stream);
 }
 
 // out = left right^T, contiguous

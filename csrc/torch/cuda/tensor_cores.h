@@ -16,4 +16,8 @@ inline void multiply_on_tensor_cores(const cuda::MatmulParams& p, const MatrixVi
   on_warpgroups(p) ? cuda::sm90::matmul(p, out, stream) : cuda::sm80::matmul(p, out, stream);
 }
 
+inline void linear_on_tensor_cores(const cuda::sm80::LinearForwardParams& p, cuda::Stream stream) {
+  on_warpgroups(p.product) ? cuda::sm90::linear_forward(p, stream) : cuda::sm80::linear_forward(p, stream);
+}
+
 }  // namespace seo_kernels
