@@ -12,7 +12,7 @@ DeviceLimits device_limits() {
   return {major, minor, bytes};
 }
 #else
-DeviceLimits device_limits() { return {8, 0, INT64_MAX}; }
+DeviceLimits device_limits() { return {9, 0, INT64_MAX}; }
 #endif
 
 }  // namespace seo_kernels::cuda

@@ -76,11 +76,14 @@ OP_SUITE = {
         "hold_anything or nothing_to_do",
     ),
 }
+for _op in ("linear", "lora", "linear_cross_entropy"):
+    OP_SUITE[f"{_op} on warpgroups"] = OP_SUITE[f"{_op} on tensor cores"]
 ATTENTION_SHARE = "6"  # one of so many of attention's cases, of which there are hundreds
 TENSOR_CORES = {
     "SEO_KERNELS_TIER": "sm80",
     "SEO_KERNELS_TEST_DTYPES": "bfloat16 float16",
 }
+WARPGROUPS = TENSOR_CORES | {"SEO_KERNELS_TIER": "sm90a"}
 SLOW = {"attention on tensor cores, every pair of arguments"}
 
 compiler = shutil.which("g++")
@@ -112,6 +115,7 @@ def _run(family: str) -> subprocess.CompletedProcess[str]:
     files, chosen = OP_SUITE[family]
     environment = _host_environment() | {"SEO_KERNELS_TEST_SHARE": ATTENTION_SHARE}
     environment |= TENSOR_CORES if "tensor cores" in family else {}
+    environment |= WARPGROUPS if "warpgroups" in family else {}
     environment |= {"SEO_KERNELS_TEST_SHARE": "1"} if family in SLOW else {}
     options = ("-q", "-x", "-p", "on_host", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", chosen)
     return subprocess.run(
@@ -174,7 +178,7 @@ def test_choice_of_a_tier(tier: str | None, dtype: str, dim: int, chosen: str, r
 def test_an_unknown_tier_is_an_error() -> None:
     done = _ask_for_tier("sm42", "bfloat16", 64)
     assert done.returncode != 0
-    assert "SEO_KERNELS_TIER is 'sm42', expected simt or sm80" in done.stderr
+    assert "SEO_KERNELS_TIER is 'sm42', expected simt, sm80 or sm90a" in done.stderr
 
 
 def _program(folder: Path, name: str, *more: str) -> Path:

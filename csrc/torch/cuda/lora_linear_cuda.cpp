@@ -149,7 +149,7 @@ void forward_on_tensor_cores(Tensor matrix, Tensor weight, const OptionalTensor&
   const Tensor wide_bias = bias ? as_type(*bias, ScalarType::Float) : out;
   if (bias) p.bias = static_cast<const float*>(wide_bias.data_ptr());
   p.out = rows_of(out, "out");
-  cuda::sm80::linear_forward(p, stream);
+  linear_on_tensor_cores(p, stream);
 }
 
 std::tuple<Tensor, Tensor> lora_linear_forward(Tensor input, Tensor weight, OptionalTensor bias, Tensor lora_a,
@@ -212,7 +212,8 @@ void run_on_tensor_cores(Backward b, cuda::Stream stream) {
   const TensorCoreLora adapter(b.matrix, b.lora_a.size(0), stream);
   const MatrixView gradient = rows_of(b.gradient, "grad_out"), matrix = rows_of(b.matrix, "input");
   if (b.wanted[kWeight]) {
-    cuda::sm80::matmul({gradient.transposed(), matrix.transposed()}, rows_of(b.grad_weight, "grad_weight"), stream);
+    multiply_on_tensor_cores({gradient.transposed(), matrix.transposed()}, rows_of(b.grad_weight, "grad_weight"),
+                             stream);
   }
   OptionalTensor up, parts;
   if (b.wants_sums()) up = adapter.factor(transposed(b.lora_b));
@@ -235,12 +236,13 @@ void run_on_tensor_cores(Backward b, cuda::Stream stream) {
   if (b.dropout.bits) {
     cuda::MatmulParams p(sums.view, down.view, false, turned);
     p.add(gradient, right);
-    cuda::sm80::lora_dropped_product(p, b.dropout.bits, out, stream);
+    on_warpgroups(p) ? cuda::sm90::lora_dropped_product(p, b.dropout.bits, out, stream)
+                     : cuda::sm80::lora_dropped_product(p, b.dropout.bits, out, stream);
     return;
   }
   cuda::MatmulParams p(gradient, right, false, turned);
   p.add(sums.view, down.view);
-  cuda::sm80::matmul(p, out, stream);
+  multiply_on_tensor_cores(p, out, stream);
 }
 
 FiveTensors lora_linear_backward(Tensor grad_out, Tensor input, Tensor weight, OptionalTensor bias, Tensor lora_a,

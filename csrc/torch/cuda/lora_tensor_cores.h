@@ -4,10 +4,9 @@
 
 #include <algorithm>
 
-#include "cuda/sm80/linear.h"
 #include "cuda/sm80/lora.h"
 #include "torch/cuda/matmul.h"
-#include "torch/cuda/tier.h"
+#include "torch/cuda/tensor_cores.h"
 #include "torch/linear_arguments.h"
 
 namespace seo_kernels {
