@@ -1,6 +1,7 @@
 // Attention forward on tensor cores: a block has a tile of queries and goes over the panels of keys that they visit,
 // with an online softmax. Scores and weights stay in registers. Values are copied while scores are multiplied, and the
 // next keys while values are.
+#include "cuda/attention/online_softmax.h"
 #include "cuda/attention/schedule.h"
 #include "cuda/sm80/attention.h"
 #include "cuda/sm80/band.h"
@@ -24,10 +25,8 @@ struct AttentionForwardMma {
   AttentionForwardParams p;
   Schedule schedule;
 
-  // Of a thread's rows: maxima in the log2 domain, and its share of the totals of weights.
-  struct Rows {
-    float maximum[kM][2], total[kM][2], factor[kM][2];
-    EndSums ends;
+  struct Rows : SoftmaxRows<kM> {
+    EndSums ends;  // where there is a table for values
   };
 
   template <class Block>
@@ -42,9 +41,7 @@ struct AttentionForwardMma {
     PerThread<Rows> rows;
     block.for_threads([&](int thread) {
       sums[thread] = Sums{};
-      rows[thread] = Rows{};
-#pragma unroll
-      for (int m = 0; m < kM; ++m) rows[thread].maximum[m][0] = rows[thread].maximum[m][1] = kHidden<float>;
+      rows[thread] = Rows{no_rows<kM>(), {}};
     });
     if constexpr (kRelative) clear_band_weights(block, shared.band);
     stage_run<kTileRows, Width>(block, shared.query, queries_of<S>(p.query, pair, p.dim));
@@ -114,127 +111,19 @@ struct AttentionForwardMma {
   template <class Block>
   SK_DEVICE void weigh(Block& block, const TilePair& pair, PerThread<Weights>& weights, PerThread<Rows>& rows,
                        PerThread<Sums>& sums) const {
-    struct Best {
-      float at[kM][2];
-    };
-    PerThread<Best> best;
-    block.for_threads([&](int thread) {
-      score(block.shared().words, pair, thread, weights[thread]);
-#pragma unroll
-      for (int m = 0; m < kM; ++m) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          float most = kHidden<float>;
-#pragma unroll
-          for (int n = 0; n < kMmaColumns; ++n) {
-            const float (&x)[4] = weights[thread].at[m][n].at;
-            most = larger(most, larger(x[2 * h], x[2 * h + 1]));
-          }
-          best[thread].at[m][h] = most;
-        }
-      }
-    });
-    block.template combine<4>(best, [](const Best& a, const Best& b) {
-      Best most;
-#pragma unroll
-      for (int m = 0; m < kM; ++m) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) most.at[m][h] = larger(a.at[m][h], b.at[m][h]);
-      }
-      return most;
-    });
-    block.for_threads([&](int thread) {
-      Rows& row = rows[thread];
-#pragma unroll
-      for (int m = 0; m < kM; ++m) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const float before = row.maximum[m][h], maximum = larger(before, best[thread].at[m][h]);
-          const float shift = maximum == kHidden<float> ? 0.0f : maximum, factor = exp2_of(before - shift);
-          float total = row.total[m][h] * factor;
-#pragma unroll
-          for (int n = 0; n < kMmaColumns; ++n) {
-#pragma unroll
-            for (int c = 0; c < 2; ++c) {
-              float& weight = weights[thread].at[m][n].at[2 * h + c];
-              weight = exp2_of(weight - shift);
-              total += weight;
-            }
-          }
+    weigh_products<kScores, 1>(
+        block, p, &pair, [&](int) -> auto& { return block.shared().words; }, warp_row<kM>, &weights, rows,
+        [&](int thread, int m, int h, float factor) {
 #pragma unroll
           for (int n = 0; n < Width / 8; ++n) {
 #pragma unroll
             for (int c = 0; c < 2; ++c) sums[thread].at[m][n].at[2 * h + c] *= factor;
           }
-          row.maximum[m][h] = maximum;
-          row.total[m][h] = total;
           if constexpr (kRelative) {
-            row.ends.below[h] *= factor;
-            row.ends.above[h] *= factor;
+            rows[thread].ends.below[h] *= factor;
+            rows[thread].ends.above[h] *= factor;
           }
-        }
-      }
-    });
-    if constexpr (kScores != Scores::kPlain) {
-      if (p.dropout) drop(block, pair, weights);
-    }
-  }
-
-  // Products become scores in the log2 domain.
-  template <class Words>
-  SK_DEVICE void score(Words& words, const TilePair& pair, int thread, Weights& weights) const {
-    const Scorer<float> scorer(p, pair.head());
-#pragma unroll
-    for (int m = 0; m < kM; ++m) {
-      const Pairs<false> at(thread, warp_row<kM>(thread) + 16 * m);
-      if (kScores == Scores::kPlain || !p.modifies_scores()) {
-#pragma unroll
-        for (int n = 0; n < kMmaColumns; ++n) {
-#pragma unroll
-          for (int e = 0; e < 4; ++e) weights.at[m][n].at[e] *= scorer.scale * static_cast<float>(kLog2E);
-        }
-      } else {
-        for_products<false>(
-            m,
-            [&](int n, int k) {
-#pragma unroll
-              for (int e = 0; e < 4; ++e) {
-                float &x = weights.at[m][k].at[e], unused;
-                const int query = at.query(n, e / 2, e % 2), key = at.key(n, e / 2, e % 2);
-                x = scorer.score(pair, x, query, key, unused) * static_cast<float>(kLog2E);
-              }
-            },
-            weights);
-      }
-      if (!pair.hides()) continue;
-      const MmaBits visible = visible_pairs(pair, words, at);
-#pragma unroll
-      for (int n = 0; n < kMmaColumns; ++n) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          if (!(visible >> (4 * n + e) & 1)) weights.at[m][n].at[e] = kHidden<float>;
-        }
-      }
-    }
-  }
-
-  template <class Block>
-  SK_DEVICE void drop(Block& block, const TilePair& pair, PerThread<Weights>& weights) const {
-    const float factor = static_cast<float>(1.0 / (1.0 - p.dropout_p));
-#pragma unroll
-    for (int m = 0; m < kM; ++m) {
-      PerThread<MmaBits> kept;
-      kept_pairs<false>(block, p, pair, [&](int thread) { return warp_row<kM>(thread) + 16 * m; }, kept);
-      block.for_threads([&](int thread) {
-#pragma unroll
-        for (int n = 0; n < kMmaColumns; ++n) {
-#pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            weights[thread].at[m][n].at[e] *= kept[thread] >> (4 * n + e) & 1 ? factor : 0.0f;
-          }
-        }
-      });
-    }
+        });
   }
 
   template <class Block>
@@ -266,45 +155,7 @@ struct AttentionForwardMma {
         add_end_rows(block, sums, ends, HeadTable<float>(p.relative_value, pair.head(), p.value_dim));
       }
     }
-    struct Totals {
-      float at[kM][2];
-    };
-    PerThread<Totals> totals;
-    block.for_threads([&](int thread) {
-#pragma unroll
-      for (int m = 0; m < kM; ++m) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) totals[thread].at[m][h] = rows[thread].total[m][h];
-      }
-    });
-    block.template combine<4>(totals, [](const Totals& a, const Totals& b) {
-      Totals sum;
-#pragma unroll
-      for (int m = 0; m < kM; ++m) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) sum.at[m][h] = a.at[m][h] + b.at[m][h];
-      }
-      return sum;
-    });
-    block.for_threads([&](int thread) {
-#pragma unroll
-      for (int m = 0; m < kM; ++m) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const Lane lane(thread);
-          const int row = warp_row<kM>(thread) + 16 * m + lane.row + 8 * h;
-          float maximum = rows[thread].maximum[m][h], total = totals[thread].at[m][h], factor = 1.0f;
-          if (p.sinks) {
-            const float sink = static_cast<const float*>(p.sinks)[pair.head()] * static_cast<float>(kLog2E);
-            add_sink(sink, maximum, total, factor);
-          }
-          rows[thread].factor[m][h] = total == 0.0f ? 0.0f : factor / total;
-          if (lane.column != 0 || row >= pair.rows()) continue;
-          static_cast<float*>(p.lse)[pair.row_index(row)] =
-              total == 0.0f ? kHidden<float> : (maximum + log2_of(total)) * static_cast<float>(kLn2);
-        }
-      }
-    });
+    finish_rows<kM>(block, p, pair, warp_row<kM>, rows);
     S* out = static_cast<S*>(p.out.data) + pair.batch() * p.out.stride[0] + pair.head() * p.out.stride[1];
     store_tile<S, Width>(
         block, block.shared().query, sums, [&](int thread, int m, int h) { return rows[thread].factor[m][h]; }, out,
