@@ -55,6 +55,8 @@ template <Scores kScores, int M, class Words>
 SK_DEVICE inline void score_products(const AttentionParams& p, const TilePair& pair, Words& words, int thread,
                                      int first_row, Tile<M, kMmaColumns>& weights) {
   const Scorer<float> scorer(p, pair.head());
+  compute_anew_from(thread);  // places take registers
+  compute_anew_from(first_row);
 #pragma unroll
   for (int m = 0; m < M; ++m) {
     const Pairs<false> at(thread, first_row + 16 * m);
