@@ -12,7 +12,7 @@ namespace {
 template <class S, int Width, Scores kScores, int kM>
 struct AttentionForwardMma {
   static constexpr bool kRelative = kScores == Scores::kRelative;
-  static constexpr int kTileRows = kTile * kM, kStages = forward_stages(Width, kScores);
+  static constexpr int kTileRows = kTile * kM, kStages = key_stages(Width, kScores);
   static constexpr int kThreads = kMmaThreads, kBlocksAtOnce = blocks_at_once(Width, kScores);
   struct Shared {
     SharedArray<S, kTileRows * Width> query;

@@ -36,7 +36,7 @@ struct AttentionKeyGradientsMma {
     TilePair pair(p);  // the next one's, once weights and gradients are made
     const PanelPlace here = place(block.index());
     pair.set_queries(here.batch, 0, 0);
-    TileCursor cursor(p.plan, here.panel, here.key_head * p.group(), (here.key_head + 1) * p.group());
+    TileCursor cursor(p.plan, pair, here.panel, here.key_head * p.group(), (here.key_head + 1) * p.group());
     bool more = cursor.next(pair);
     if (more) {
       stage_run<kTile, Width>(block, shared.key, keys_of<S>(p.key, pair, p.dim));
@@ -48,6 +48,7 @@ struct AttentionKeyGradientsMma {
 #pragma unroll 1
     while (more) {
       write_row_facts(block, p, pair, shared.facts);
+      write_words(block, pair, shared.facts);
       wait_for_copies<0>(block);
       block.sync();  // all is there, queries and facts before are read
       PerThread<Pair> products, gradients;

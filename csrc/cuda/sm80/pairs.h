@@ -192,47 +192,43 @@ class PanelCursor {
   int at_, run_, panel_ = -1;
 };
 
-// The tiles of queries that visit a panel, head after head; likewise.
+// The tiles of queries that visit a panel, head after head; likewise. Where it stands is where the pair does.
 class TileCursor {
  public:
-  SK_DEVICE TileCursor(const DevicePlan& plan, int64_t panel, int64_t head, int64_t head_end)
-      : plan_(plan),
-        panel_(static_cast<int>(panel)),
-        head_(static_cast<int>(head)),
-        head_end_(static_cast<int>(head_end)) {
-    begin_head();
+  // Of the pair's batch.
+  SK_DEVICE TileCursor(const DevicePlan& plan, TilePair& pair, int64_t panel, int64_t head, int64_t head_end)
+      : plan_(plan), panel_(static_cast<int>(panel)), head_end_(static_cast<int>(head_end)) {
+    begin_head(pair, static_cast<int>(head));
   }
 
-  // The next tile of the pair's batch of which queries may see keys of the panel; the pair is then set.
+  // The next tile of which queries may see keys of the panel; the pair is then set.
   SK_DEVICE bool next(TilePair& pair) {
     for (;;) {
-      const int last_run = static_cast<int>(plan_.panel_offsets[place() + 1]);
-      ++tile_;
+      compute_anew_from(panel_);
+      const int head = static_cast<int>(pair.head()), last_run = static_cast<int>(plan_.panel_offsets[place(head) + 1]);
+      int tile = static_cast<int>(pair.tile()) + 1;
       for (; run_ < last_run; ++run_) {
         const PanelRun run = plan_.panel_runs[run_];
-        if (tile_ < run.begin) tile_ = run.begin;
-        for (; tile_ < run.end; ++tile_) {
-          pair.set_queries(pair.batch(), head_, tile_);
+        if (tile < run.begin) tile = run.begin;
+        for (; tile < run.end; ++tile) {
+          pair.set_queries(pair.batch(), head, tile);
           if (pair.set_keys(panel_, run.partial)) return true;
         }
       }
-      if (++head_ >= head_end_) return false;
-      begin_head();
+      if (head + 1 >= head_end_) return false;
+      begin_head(pair, head + 1);
     }
   }
-  SK_DEVICE int head() const { return head_; }
-  SK_DEVICE int tile() const { return tile_; }
 
  private:
-  SK_DEVICE int64_t place() const { return (plan_.per_head ? head_ * plan_.panels : 0) + panel_; }
-  SK_DEVICE void begin_head() {
-    run_ = static_cast<int>(plan_.panel_offsets[place()]);
-    tile_ = -1;
+  SK_DEVICE int place(int head) const { return (plan_.per_head ? head * static_cast<int>(plan_.panels) : 0) + panel_; }
+  SK_DEVICE void begin_head(TilePair& pair, int head) {
+    run_ = static_cast<int>(plan_.panel_offsets[place(head)]);
+    pair.set_queries(pair.batch(), head, -1);
   }
 
   const DevicePlan& plan_;
-  int panel_, head_, head_end_;
-  int run_ = 0, tile_ = -1;
+  int panel_, head_end_, run_ = 0;
 };
 
 }  // namespace seo_kernels::cuda

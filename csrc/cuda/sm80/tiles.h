@@ -16,7 +16,10 @@ struct Tile {
   Product at[M][N];
 };
 
-SK_DEVICE constexpr int steps_of(int width) { return (width + kStep - 1) / kStep; }
+SK_DEVICE inline int steps_of(int width) {
+  compute_anew_from(width);
+  return (width + kStep - 1) / kStep;
+}
 
 // Rows 0 .. Rows - 1 of a tile that is `Width` wide, from row_at(r), null where there is none. Columns past the last
 // are zeros up to the next multiple of 16, and not touched from there on: nobody reads them. Rows that lie in pieces of

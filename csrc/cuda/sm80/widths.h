@@ -17,8 +17,8 @@ constexpr int forward_row_products(int width, Scores scores) {
   return width <= 128 && scores == Scores::kPlain ? 2 : 1;
 }
 
-// Panels of keys and values in shared memory: two cost no block where heads are narrow.
-constexpr int forward_stages(int width, Scores scores) { return width <= 64 && scores != Scores::kRelative ? 2 : 1; }
+// Panels of keys and values that a tile of queries has in shared memory: two cost no block where heads are narrow.
+constexpr int key_stages(int width, Scores scores) { return width <= 64 && scores != Scores::kRelative ? 2 : 1; }
 
 // Whether a multiprocessor of the current device has shared memory for so many blocks.
 inline bool fit_at_once(int blocks, int64_t bytes) {
