@@ -54,14 +54,20 @@ struct AttentionKeyGradientsMma {
       PerThread<Pair> products, gradients;
       multiply(block, pair, products, gradients);
       differentiate<kScores, true>(block, p, pair, products, gradients);
+      PerThread<Lefts<1>> weights, gradients_of_scores;  // half as many registers
+      block.for_threads([&](int thread) {
+        weights[thread] = as_lefts<S>(products[thread]);
+        gradients_of_scores[thread] = as_lefts<S>(gradients[thread]);
+      });
       if (p.grad_value && p.grad_out) {
-        add_tile_weighted<S, Width>(block, value_sums, products, shared.grad_out, steps_of(int(p.value_dim)));
+        add_lefts_weighted<S, Width>(block, value_sums, weights, shared.grad_out, steps_of(int(p.value_dim)));
       }
       more = cursor.next(pair);
       block.sync();  // the output's gradients are read
       if (more) stage_grad_out(block, pair);
       commit_copies(block);
-      if (p.grad_key) add_tile_weighted<S, Width>(block, keys, gradients, shared.query, steps_of(int(p.dim)));
+      if (p.grad_key)
+        add_lefts_weighted<S, Width>(block, keys, gradients_of_scores, shared.query, steps_of(int(p.dim)));
       block.sync();  // the queries are read
       if (more) stage_run<kTile, Width>(block, shared.query, queries_of<S>(p.query, pair, p.dim));
       commit_copies(block);

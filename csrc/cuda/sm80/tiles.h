@@ -189,6 +189,34 @@ SK_DEVICE inline Fragment as_left(const Tile<M, N>& tile, int m, int k) {
            narrow_pair<S>(high[2], high[3])}};
 }
 
+// A tile of 64 columns as left operands.
+template <int M>
+struct Lefts {
+  Fragment at[M][kTile / kStep];
+};
+template <class S, int M>
+SK_DEVICE inline Lefts<M> as_lefts(const Tile<M, kMmaColumns>& tile) {
+  Lefts<M> lefts;
+#pragma unroll
+  for (int m = 0; m < M; ++m) {
+#pragma unroll
+    for (int k = 0; k < kTile / kStep; ++k) lefts.at[m][k] = as_left<S>(tile, m, k);
+  }
+  return lefts;
+}
+
+template <class S, int Width, int M, int N, class Block, class Right>
+SK_DEVICE inline void add_lefts_weighted(Block& block, PerThread<Tile<M, N>>& to, PerThread<Lefts<M>>& lefts,
+                                         Right& right, int steps) {
+  const auto weights = [&](int k, PerThread<Fragment>(&a)[M]) {
+    block.for_threads([&](int thread) {
+#pragma unroll
+      for (int m = 0; m < M; ++m) a[m][thread] = lefts[thread].at[m][k];
+    });
+  };
+  add_weighted_rows<S, Width, kTile / kStep>(block, to, weights, right, steps, [](int) { return 0; });
+}
+
 // to += tile . rows, the tile's 64 columns being the rows of the right.
 template <class S, int Width, int M, int N, class Block, class Right>
 SK_DEVICE inline void add_tile_weighted(Block& block, PerThread<Tile<M, N>>& to, PerThread<Tile<M, kMmaColumns>>& tile,
