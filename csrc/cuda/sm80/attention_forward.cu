@@ -9,7 +9,7 @@
 namespace seo_kernels::cuda::sm80 {
 namespace {
 
-template <class S, int Width, Scores kScores, int kM>
+template <class S, int Width, int kM, Scores kScores>
 struct AttentionForwardMma {
   static constexpr bool kRelative = kScores == Scores::kRelative;
   static constexpr int kTileRows = kTile * kM, kStages = key_stages(Width, kScores);
@@ -194,12 +194,12 @@ template <class F>
 void with_forward_kernel(const AttentionProblem& p, F f) {
   with_16_bits(p.dtype, [&](auto stored) {
     with_scores_and_width(p, [&](auto width, auto scores) {
-      using S = decltype(stored);
       constexpr int kWidth = decltype(width)::value, kM = forward_row_products(kWidth, decltype(scores)::value);
-      using Kernel = AttentionForwardMma<S, kWidth, decltype(scores)::value, kM>;
+      using Kernel = AttentionForwardMma<decltype(stored), kWidth, kM, decltype(scores)::value>;
       if constexpr (kM > 1 && kWidth > 64) {
+        using Narrower = AttentionForwardMma<decltype(stored), kWidth, 1, decltype(scores)::value>;
         if (!fit_at_once(Kernel::kBlocksAtOnce, sizeof(typename Kernel::Shared))) {
-          return f(std::type_identity<AttentionForwardMma<S, kWidth, decltype(scores)::value, 1>>{});
+          return f(std::type_identity<Narrower>{});
         }
       }
       f(std::type_identity<Kernel>{});

@@ -75,7 +75,8 @@ struct AttentionQueryGradientsMma {
         pair.set_keys(panel, partial);
       }
       PerThread<Pair> products, gradients;
-      multiply(block, pair, shared.key[now], shared.value[now], products, gradients);
+      multiply_by_queries<S, Width, kScores>(block, p, pair, shared.key[now], shared.value[now], bool{p.grad_out},
+                                             products, gradients);
       if constexpr (kStages == 1) {
         block.sync();  // the values are read
         more = cursor.next(pair);
@@ -111,23 +112,6 @@ struct AttentionQueryGradientsMma {
   }
 
  private:
-  // The band of the keys' table comes last: dQ needs it once more.
-  template <class Block, class Memory>
-  SK_DEVICE void multiply(Block& block, const TilePair& pair, Memory& key, Memory& value, PerThread<Pair>& products,
-                          PerThread<Pair>& gradients) const {
-    Shared& shared = block.shared();
-    block.for_threads([&](int thread) { gradients[thread] = Pair{}; });
-    if (p.grad_out) {
-      add_pair_products<S, Width, kScores, false>(block, p, pair, gradients, shared.grad_out, value, shared.grad_out,
-                                                  int(p.value_dim), p.relative_value, p.narrow_value,
-                                                  [](const RowEnds<float>& ends) { return ends.value; });
-    }
-    block.for_threads([&](int thread) { products[thread] = Pair{}; });
-    add_pair_products<S, Width, kScores, false>(block, p, pair, products, shared.query, key, shared.query, int(p.dim),
-                                                p.relative_key, p.narrow_key,
-                                                [](const RowEnds<float>& ends) { return ends.key; });
-  }
-
   template <class Block>
   SK_DEVICE void add_key_band(Block& block, const TilePair& pair, PerThread<Pair>& gradients, PerThread<EndSums>& ends,
                               PerThread<Sums>& sums) const {

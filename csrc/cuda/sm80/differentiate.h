@@ -64,6 +64,25 @@ SK_DEVICE void add_pair_products(Block& block, const AttentionParams& p, const T
   }
 }
 
+// Both, by rows of queries; without gradients these are zeros. The band of the keys' table comes last: dQ needs it once
+// more.
+template <class S, int Width, Scores kScores, class Block, class Memory>
+SK_DEVICE void multiply_by_queries(Block& block, const AttentionBackwardParams& p, const TilePair& pair, Memory& key,
+                                   Memory& value, bool by_gradient, PerThread<Tile<1, kMmaColumns>>& products,
+                                   PerThread<Tile<1, kMmaColumns>>& gradients) {
+  auto& shared = block.shared();
+  block.for_threads([&](int thread) { gradients[thread] = {}; });
+  if (by_gradient) {
+    add_pair_products<S, Width, kScores, false>(block, p, pair, gradients, shared.grad_out, value, shared.grad_out,
+                                                int(p.value_dim), p.relative_value, p.narrow_value,
+                                                [](const RowEnds<float>& ends) { return ends.value; });
+  }
+  block.for_threads([&](int thread) { products[thread] = {}; });
+  add_pair_products<S, Width, kScores, false>(block, p, pair, products, shared.query, key, shared.query, int(p.dim),
+                                              p.relative_key, p.narrow_key,
+                                              [](const RowEnds<float>& ends) { return ends.key; });
+}
+
 // products become weights, dropped out; gradients, of those weights, become gradients of bare products, short of the
 // scale.
 template <Scores kScores, bool Turned>
