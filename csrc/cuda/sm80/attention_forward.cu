@@ -194,10 +194,11 @@ template <class F>
 void with_forward_kernel(const AttentionProblem& p, F f) {
   with_16_bits(p.dtype, [&](auto stored) {
     with_scores_and_width(p, [&](auto width, auto scores) {
+      using S = std::remove_cvref_t<decltype(stored)>;
       constexpr int kWidth = decltype(width)::value, kM = forward_row_products(kWidth, decltype(scores)::value);
-      using Kernel = AttentionForwardMma<decltype(stored), kWidth, kM, decltype(scores)::value>;
+      using Kernel = AttentionForwardMma<S, kWidth, kM, decltype(scores)::value>;
       if constexpr (kM > 1 && kWidth > 64) {
-        using Narrower = AttentionForwardMma<decltype(stored), kWidth, 1, decltype(scores)::value>;
+        using Narrower = AttentionForwardMma<S, kWidth, 1, decltype(scores)::value>;
         if (!fit_at_once(Kernel::kBlocksAtOnce, sizeof(typename Kernel::Shared))) {
           return f(std::type_identity<Narrower>{});
         }
