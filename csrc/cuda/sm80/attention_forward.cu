@@ -14,11 +14,10 @@ struct AttentionForwardMma {
   static constexpr bool kRelative = kScores == Scores::kRelative;
   static constexpr int kTileRows = kTile * kM, kStages = key_stages(Width, kScores);
   static constexpr int kThreads = kMmaThreads, kBlocksAtOnce = blocks_at_once(Width, kScores);
-  struct Shared {
+  struct Shared : BandOf<S, Width, kScores> {
     SharedArray<S, kTileRows * Width> query;
     SharedArray<S, kTile * Width> key[kStages], value[kStages];
     SharedArray<uint64_t, kTileRows> words;  // what the pattern lets each query see
-    std::conditional_t<kRelative, BandShared<S, Width>, NoBand> band;
   };
   using Weights = Tile<kM, kMmaColumns>;
   using Sums = Tile<kM, Width / 8>;
