@@ -163,6 +163,21 @@ void band() {
       expect(row == key - query + kTile - 1 && row < kBandRows, "a row of the band");
     }
   }
+  // In its gradient, a query's product with a key's row is one warp's, in the row's half.
+  for (int query = 0; query < kTile; ++query) {
+    for (int key = 0; key < kTile; ++key) {
+      int found = 0;
+      for (int half = 0; half < 2; ++half) {
+        for (int warp = 0; warp < kTile / 16; ++warp) {
+          const int first = gradient_column(warp * kWarp, half, query / 16), row = band_column(query, key) - first;
+          if (first < 0 || first > kTile || row < 0 || row >= 16) continue;
+          ++found;
+          expect(half * kTile + 16 * warp + row == key - query + kTile - 1, "a row of the band's gradient");
+        }
+      }
+      expect(found == 1, "a row of the band's gradient in " + std::to_string(found) + " places");
+    }
+  }
   for (const int64_t reach : {0, 3, 64, 200}) {
     const RelativeTable table{nullptr, reach, false, true};
     for (int64_t distance = -400; distance <= 400; ++distance) {
@@ -196,10 +211,11 @@ void ranges(const char* text, int64_t queries, int64_t keys, int64_t tile_rows) 
   if (has("range")) visits.erase(std::prev(visits.end()));
   for (int64_t panel = 0; panel < turned.panels; ++panel) {
     std::map<int64_t, int> heads;
-    TileCursor cursor(p.plan, panel, 0, 2);
+    pair.set_queries(0, 0, 0);
+    TileCursor cursor(p.plan, pair, panel, 0, 2);
     while (cursor.next(pair)) {
-      expect(visits.count({cursor.tile(), panel}) == 1, "a tile that only keys visit");
-      ++heads[cursor.tile() * 2 + cursor.head()];
+      expect(visits.count({pair.tile(), panel}) == 1, "a tile that only keys visit");
+      ++heads[pair.tile() * 2 + pair.head()];
     }
     for (const auto& [tile, count] : heads) expect(count == 1, "keys visit a tile twice");
     for (int64_t tile = 0; tile < plan.tiles; ++tile) {

@@ -1,76 +1,99 @@
 // Attention forward on tensor cores: a block has a tile of queries and goes over the panels of keys that they visit,
-// with an online softmax. Scores and weights stay in registers. Values are copied while scores are multiplied, and the
-// next keys while values are.
+// with an online softmax. Scores and weights stay in registers. With two stages, the next keys and values are copied
+// while those before are multiplied; with one, values while scores are multiplied, and the next keys while values are.
+#include "cuda/attention/online_softmax.h"
+#include "cuda/attention/schedule.h"
 #include "cuda/sm80/attention.h"
 #include "cuda/sm80/band.h"
 
 namespace seo_kernels::cuda::sm80 {
 namespace {
 
-template <class S, int Width, Scores kScores>
+template <class S, int Width, int kM, Scores kScores>
 struct AttentionForwardMma {
   static constexpr bool kRelative = kScores == Scores::kRelative;
-  static constexpr int kM = forward_row_products(Width, kScores), kTileRows = kTile * kM;
+  static constexpr int kTileRows = kTile * kM, kStages = key_stages(Width, kScores);
   static constexpr int kThreads = kMmaThreads, kBlocksAtOnce = blocks_at_once(Width, kScores);
-  struct Shared {
+  struct Shared : BandOf<S, Width, kScores> {
     SharedArray<S, kTileRows * Width> query;
-    SharedArray<S, kTile * Width> key, value;
+    SharedArray<S, kTile * Width> key[kStages], value[kStages];
     SharedArray<uint64_t, kTileRows> words;  // what the pattern lets each query see
-    std::conditional_t<kRelative, BandShared<S, Width>, NoBand> band;
   };
   using Weights = Tile<kM, kMmaColumns>;
   using Sums = Tile<kM, Width / 8>;
   AttentionForwardParams p;
+  Schedule schedule;
 
-  // Of a thread's rows: maxima in the log2 domain, and its share of the totals of weights.
-  struct Rows {
-    float maximum[kM][2], total[kM][2], factor[kM][2];
-    EndSums ends;
+  struct Rows : SoftmaxRows<kM> {
+    EndSums ends;  // where there is a table for values
   };
 
   template <class Block>
   SK_DEVICE void operator()(Block& block) const {
     Shared& shared = block.shared();
-    const int64_t index = block.index() / p.plan.tiles;
-    const int64_t batch = index / p.query_heads, head = index % p.query_heads;
-    // causal tiles are the longer the later they are: those begin
-    const int64_t tile = p.plan.tiles - 1 - block.index() % p.plan.tiles;
-    TilePair pair(p), ahead(p);
+    const int64_t index = schedule.at(block.index()), tile = index % p.plan.tiles;
+    const int64_t head = index / p.plan.tiles % p.query_heads, batch = index / p.plan.tiles / p.query_heads;
+    TilePair pair(p);  // while copies begin, that of the next panel
     pair.set_queries(batch, head, tile);
-    ahead.set_queries(batch, head, tile);
     PerThread<Sums> sums;
     PerThread<Rows> rows;
     block.for_threads([&](int thread) {
       sums[thread] = Sums{};
-      rows[thread] = Rows{};
-#pragma unroll
-      for (int m = 0; m < kM; ++m) rows[thread].maximum[m][0] = rows[thread].maximum[m][1] = kHidden<float>;
+      rows[thread] = Rows{no_rows<kM>(), {}};
     });
     if constexpr (kRelative) clear_band_weights(block, shared.band);
     stage_run<kTileRows, Width>(block, shared.query, queries_of<S>(p.query, pair, p.dim));
+    int key_head = static_cast<int>(pair.key_head());
+    const auto stage = [&](auto& memory, const TensorView& view, int64_t width) {
+      compute_anew_from(key_head);
+      const HeadRows<S> rows(view, pair.batch(), key_head, width);
+      stage_run<kTile, Width>(block, memory, RowRun<S>{rows, pair.key_begin(), pair.keys()});
+    };
+    const auto stage_keys = [&](auto& memory) { stage(memory, p.key, p.dim); };
+    const auto stage_values = [&](auto& memory) { stage(memory, p.value, p.value_dim); };
     PanelCursor cursor(p.plan, head, tile);
-    bool more = cursor.next(ahead);
-    if (more) stage_run<kTile, Width>(block, shared.key, keys_of<S>(p.key, ahead, p.dim));
+    int now = 0;  // stage
+    bool more = cursor.next(pair);
+    if (more) stage_keys(shared.key[0]);
+    if (more && kStages == 2) stage_values(shared.value[0]);
     commit_copies(block);
 #pragma unroll 1
     while (more) {
-      pair.set_keys(cursor.panel(), cursor.partial());
-      pair.write_words(block);
+      if constexpr (kStages == 2) {
+        pair.find_words(block);
+      } else {
+        pair.write_words(block);
+      }
       wait_for_copies<0>(block);
       block.sync();  // the keys are there, the values before are read
-      stage_run<kTile, Width>(block, shared.value, keys_of<S>(p.value, pair, p.value_dim));
+      if constexpr (kStages == 2) {
+        const int panel = cursor.panel();
+        const bool partial = cursor.partial();
+        more = cursor.next(pair);
+        if (more) stage_keys(shared.key[1 - now]);
+        if (more) stage_values(shared.value[1 - now]);
+        pair.set_keys(panel, partial);
+      } else {
+        stage_values(shared.value[0]);
+      }
       PerThread<Weights> weights;
-      multiply_scores(block, pair, weights);
-      commit_copies(block);
+      multiply_scores(block, pair, shared.key[now], weights);
       weigh(block, pair, weights, rows, sums);
+      const int64_t distance = pair.distance();
       if constexpr (kRelative) stage_value_band(block, pair);
-      wait_for_copies<0>(block);
-      block.sync();  // the values are there, the keys are read
-      more = cursor.next(ahead);
-      if (more) stage_run<kTile, Width>(block, shared.key, keys_of<S>(p.key, ahead, p.dim));
-      commit_copies(block);
-      add_tile_weighted<S, Width>(block, sums, weights, shared.value, steps_of(static_cast<int>(p.value_dim)));
-      if constexpr (kRelative) add_value_band(block, pair, weights, rows, sums);
+      if constexpr (kStages == 1) {
+        wait_for_copies<0>(block);
+        block.sync();  // the values are there, the keys are read
+        more = cursor.next(pair);
+        if (more) stage_keys(shared.key[0]);
+        commit_copies(block);
+      }
+      add_tile_weighted<S, Width>(block, sums, weights, shared.value[now], steps_of(static_cast<int>(p.value_dim)));
+      if constexpr (kRelative) add_value_band(block, distance, weights, rows, sums);
+      if constexpr (kStages == 2) {
+        now = 1 - now;
+        if (more) pair.set_keys(cursor.panel(), cursor.partial());
+      }
     }
     wait_for_copies<0>(block);
     block.sync();  // the queries are read, or, before no keys at all, there
@@ -78,8 +101,8 @@ struct AttentionForwardMma {
   }
 
  private:
-  template <class Block>
-  SK_DEVICE void multiply_scores(Block& block, const TilePair& pair, PerThread<Weights>& weights) const {
+  template <class Block, class Keys>
+  SK_DEVICE void multiply_scores(Block& block, const TilePair& pair, Keys& keys, PerThread<Weights>& weights) const {
     Shared& shared = block.shared();
     const int steps = steps_of(static_cast<int>(p.dim));
     block.for_threads([&](int thread) { weights[thread] = Weights{}; });
@@ -91,7 +114,7 @@ struct AttentionForwardMma {
       }
     }
     commit_copies(block);
-    add_row_products<S, Width>(block, weights, shared.query, shared.key, steps, [](int) { return 0; });
+    add_row_products<S, Width>(block, weights, shared.query, keys, steps, [](int) { return 0; });
     if constexpr (kRelative) {
       if (!p.relative_key) return;
       if (band) {
@@ -114,127 +137,19 @@ struct AttentionForwardMma {
   template <class Block>
   SK_DEVICE void weigh(Block& block, const TilePair& pair, PerThread<Weights>& weights, PerThread<Rows>& rows,
                        PerThread<Sums>& sums) const {
-    struct Best {
-      float at[kM][2];
-    };
-    PerThread<Best> best;
-    block.for_threads([&](int thread) {
-      score(block.shared().words, pair, thread, weights[thread]);
-#pragma unroll
-      for (int m = 0; m < kM; ++m) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          float most = kHidden<float>;
-#pragma unroll
-          for (int n = 0; n < kMmaColumns; ++n) {
-            const float (&x)[4] = weights[thread].at[m][n].at;
-            most = larger(most, larger(x[2 * h], x[2 * h + 1]));
-          }
-          best[thread].at[m][h] = most;
-        }
-      }
-    });
-    block.template combine<4>(best, [](const Best& a, const Best& b) {
-      Best most;
-#pragma unroll
-      for (int m = 0; m < kM; ++m) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) most.at[m][h] = larger(a.at[m][h], b.at[m][h]);
-      }
-      return most;
-    });
-    block.for_threads([&](int thread) {
-      Rows& row = rows[thread];
-#pragma unroll
-      for (int m = 0; m < kM; ++m) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const float before = row.maximum[m][h], maximum = larger(before, best[thread].at[m][h]);
-          const float shift = maximum == kHidden<float> ? 0.0f : maximum, factor = exp2_of(before - shift);
-          float total = row.total[m][h] * factor;
-#pragma unroll
-          for (int n = 0; n < kMmaColumns; ++n) {
-#pragma unroll
-            for (int c = 0; c < 2; ++c) {
-              float& weight = weights[thread].at[m][n].at[2 * h + c];
-              weight = exp2_of(weight - shift);
-              total += weight;
-            }
-          }
+    weigh_products<kScores, 1>(
+        block, p, &pair, [&](int) -> auto& { return block.shared().words; }, warp_row<kM>, &weights, rows,
+        [&](int thread, int m, int h, float factor) {
 #pragma unroll
           for (int n = 0; n < Width / 8; ++n) {
 #pragma unroll
             for (int c = 0; c < 2; ++c) sums[thread].at[m][n].at[2 * h + c] *= factor;
           }
-          row.maximum[m][h] = maximum;
-          row.total[m][h] = total;
           if constexpr (kRelative) {
-            row.ends.below[h] *= factor;
-            row.ends.above[h] *= factor;
+            rows[thread].ends.below[h] *= factor;
+            rows[thread].ends.above[h] *= factor;
           }
-        }
-      }
-    });
-    if constexpr (kScores != Scores::kPlain) {
-      if (p.dropout) drop(block, pair, weights);
-    }
-  }
-
-  // Products become scores in the log2 domain.
-  template <class Words>
-  SK_DEVICE void score(Words& words, const TilePair& pair, int thread, Weights& weights) const {
-    const Scorer<float> scorer(p, pair.head());
-#pragma unroll
-    for (int m = 0; m < kM; ++m) {
-      const Pairs<false> at(thread, warp_row<kM>(thread) + 16 * m);
-      if (kScores == Scores::kPlain || !p.modifies_scores()) {
-#pragma unroll
-        for (int n = 0; n < kMmaColumns; ++n) {
-#pragma unroll
-          for (int e = 0; e < 4; ++e) weights.at[m][n].at[e] *= scorer.scale * static_cast<float>(kLog2E);
-        }
-      } else {
-        for_products<false>(
-            m,
-            [&](int n, int k) {
-#pragma unroll
-              for (int e = 0; e < 4; ++e) {
-                float &x = weights.at[m][k].at[e], unused;
-                const int query = at.query(n, e / 2, e % 2), key = at.key(n, e / 2, e % 2);
-                x = scorer.score(pair, x, query, key, unused) * static_cast<float>(kLog2E);
-              }
-            },
-            weights);
-      }
-      if (!pair.hides()) continue;
-      const MmaBits visible = visible_pairs(pair, words, at);
-#pragma unroll
-      for (int n = 0; n < kMmaColumns; ++n) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          if (!(visible >> (4 * n + e) & 1)) weights.at[m][n].at[e] = kHidden<float>;
-        }
-      }
-    }
-  }
-
-  template <class Block>
-  SK_DEVICE void drop(Block& block, const TilePair& pair, PerThread<Weights>& weights) const {
-    const float factor = static_cast<float>(1.0 / (1.0 - p.dropout_p));
-#pragma unroll
-    for (int m = 0; m < kM; ++m) {
-      PerThread<MmaBits> kept;
-      kept_pairs<false>(block, p, pair, [&](int thread) { return warp_row<kM>(thread) + 16 * m; }, kept);
-      block.for_threads([&](int thread) {
-#pragma unroll
-        for (int n = 0; n < kMmaColumns; ++n) {
-#pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            weights[thread].at[m][n].at[e] *= kept[thread] >> (4 * n + e) & 1 ? factor : 0.0f;
-          }
-        }
-      });
-    }
+        });
   }
 
   template <class Block>
@@ -246,14 +161,14 @@ struct AttentionForwardMma {
   }
 
   template <class Block>
-  SK_DEVICE void add_value_band(Block& block, const TilePair& pair, PerThread<Weights>& weights, PerThread<Rows>& rows,
+  SK_DEVICE void add_value_band(Block& block, int64_t distance, PerThread<Weights>& weights, PerThread<Rows>& rows,
                                 PerThread<Sums>& sums) const {
     if (!p.relative_value) return;
-    if (!beyond_table(p.relative_value, pair.distance())) {
+    if (!beyond_table(p.relative_value, distance)) {
       const int steps = steps_of(static_cast<int>(p.value_dim));
       return add_band_weights<S, Width>(block, sums, weights, block.shared().band, steps);
     }
-    const bool above = above_table(p.relative_value, pair.distance());
+    const bool above = above_table(p.relative_value, distance);
     block.for_threads([&](int thread) { rows[thread].ends.add(weights[thread], above); });
   }
 
@@ -266,45 +181,7 @@ struct AttentionForwardMma {
         add_end_rows(block, sums, ends, HeadTable<float>(p.relative_value, pair.head(), p.value_dim));
       }
     }
-    struct Totals {
-      float at[kM][2];
-    };
-    PerThread<Totals> totals;
-    block.for_threads([&](int thread) {
-#pragma unroll
-      for (int m = 0; m < kM; ++m) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) totals[thread].at[m][h] = rows[thread].total[m][h];
-      }
-    });
-    block.template combine<4>(totals, [](const Totals& a, const Totals& b) {
-      Totals sum;
-#pragma unroll
-      for (int m = 0; m < kM; ++m) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) sum.at[m][h] = a.at[m][h] + b.at[m][h];
-      }
-      return sum;
-    });
-    block.for_threads([&](int thread) {
-#pragma unroll
-      for (int m = 0; m < kM; ++m) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const Lane lane(thread);
-          const int row = warp_row<kM>(thread) + 16 * m + lane.row + 8 * h;
-          float maximum = rows[thread].maximum[m][h], total = totals[thread].at[m][h], factor = 1.0f;
-          if (p.sinks) {
-            const float sink = static_cast<const float*>(p.sinks)[pair.head()] * static_cast<float>(kLog2E);
-            add_sink(sink, maximum, total, factor);
-          }
-          rows[thread].factor[m][h] = total == 0.0f ? 0.0f : factor / total;
-          if (lane.column != 0 || row >= pair.rows()) continue;
-          static_cast<float*>(p.lse)[pair.row_index(row)] =
-              total == 0.0f ? kHidden<float> : (maximum + log2_of(total)) * static_cast<float>(kLn2);
-        }
-      }
-    });
+    finish_rows<kM>(block, p, pair, warp_row<kM>, rows);
     S* out = static_cast<S*>(p.out.data) + pair.batch() * p.out.stride[0] + pair.head() * p.out.stride[1];
     store_tile<S, Width>(
         block, block.shared().query, sums, [&](int thread, int m, int h) { return rows[thread].factor[m][h]; }, out,
@@ -316,7 +193,16 @@ template <class F>
 void with_forward_kernel(const AttentionProblem& p, F f) {
   with_16_bits(p.dtype, [&](auto stored) {
     with_scores_and_width(p, [&](auto width, auto scores) {
-      f(std::type_identity<AttentionForwardMma<decltype(stored), decltype(width)::value, decltype(scores)::value>>{});
+      using S = std::remove_cvref_t<decltype(stored)>;
+      constexpr int kWidth = decltype(width)::value, kM = forward_row_products(kWidth, decltype(scores)::value);
+      using Kernel = AttentionForwardMma<S, kWidth, kM, decltype(scores)::value>;
+      if constexpr (kM > 1 && kWidth > 64) {
+        using Narrower = AttentionForwardMma<S, kWidth, 1, decltype(scores)::value>;
+        if (!fit_at_once(Kernel::kBlocksAtOnce, sizeof(typename Kernel::Shared))) {
+          return f(std::type_identity<Narrower>{});
+        }
+      }
+      f(std::type_identity<Kernel>{});
     });
   });
 }
@@ -336,9 +222,10 @@ int64_t forward_shared_bytes(const AttentionProblem& p) {
 }
 
 void attention_forward(const AttentionForwardParams& p, Stream stream) {
-  const int64_t tiles = p.batch * p.query_heads * p.plan.tiles;
-  with_forward_kernel(
-      p, [&](auto kernel) { launch(typename decltype(kernel)::type{p}, tiles, stream, "attention_forward"); });
+  const Schedule schedule = schedule_of_queries(p);
+  with_forward_kernel(p, [&](auto kernel) {
+    launch(typename decltype(kernel)::type{p, schedule}, schedule.blocks(), stream, "attention_forward");
+  });
 }
 
 }  // namespace seo_kernels::cuda::sm80

@@ -1,6 +1,7 @@
 // Attention backward on tensor cores, keys' side: a block has a panel of keys of one (batch, key head) and goes over
 // the tiles of queries that visit it, of all query heads that share the key head. Scores and their gradients are made
 // turned, rows of keys, so that they feed the sums for values and keys out of registers.
+#include "cuda/attention/schedule.h"
 #include "cuda/sm80/attention.h"
 #include "cuda/sm80/differentiate.h"
 
@@ -12,14 +13,14 @@ template <class S, int Width, Scores kScores>
 struct AttentionKeyGradientsMma {
   static constexpr bool kRelative = kScores == Scores::kRelative, kBoth = both_key_gradients(Width, kScores);
   static constexpr int kThreads = kMmaThreads, kBlocksAtOnce = blocks_at_once(Width, kScores);
-  struct Shared {
+  struct Shared : BandOf<S, Width, kScores> {
     SharedArray<S, kTile * Width> key, value, query, grad_out;
     RowFacts facts;
-    std::conditional_t<kRelative, BandShared<S, Width>, NoBand> band;
   };
   using Pair = Tile<1, kMmaColumns>;
   using Sums = Tile<1, Width / 8>;
   AttentionBackwardParams p;
+  Schedule schedule;
 
   struct PanelPlace {
     int panel, batch, key_head;
@@ -34,7 +35,7 @@ struct AttentionKeyGradientsMma {
     TilePair pair(p);  // the next one's, once weights and gradients are made
     const PanelPlace here = place(block.index());
     pair.set_queries(here.batch, 0, 0);
-    TileCursor cursor(p.plan, here.panel, here.key_head * p.group(), (here.key_head + 1) * p.group());
+    TileCursor cursor(p.plan, pair, here.panel, here.key_head * p.group(), (here.key_head + 1) * p.group());
     bool more = cursor.next(pair);
     if (more) {
       stage_run<kTile, Width>(block, shared.key, keys_of<S>(p.key, pair, p.dim));
@@ -46,19 +47,26 @@ struct AttentionKeyGradientsMma {
 #pragma unroll 1
     while (more) {
       write_row_facts(block, p, pair, shared.facts);
+      write_words(block, pair, shared.facts);
       wait_for_copies<0>(block);
       block.sync();  // all is there, queries and facts before are read
       PerThread<Pair> products, gradients;
       multiply(block, pair, products, gradients);
       differentiate<kScores, true>(block, p, pair, products, gradients);
+      PerThread<Lefts<1>> weights, gradients_of_scores;  // half as many registers
+      block.for_threads([&](int thread) {
+        weights[thread] = as_lefts<S>(products[thread]);
+        gradients_of_scores[thread] = as_lefts<S>(gradients[thread]);
+      });
       if (p.grad_value && p.grad_out) {
-        add_tile_weighted<S, Width>(block, value_sums, products, shared.grad_out, steps_of(int(p.value_dim)));
+        add_lefts_weighted<S, Width>(block, value_sums, weights, shared.grad_out, steps_of(int(p.value_dim)));
       }
       more = cursor.next(pair);
       block.sync();  // the output's gradients are read
       if (more) stage_grad_out(block, pair);
       commit_copies(block);
-      if (p.grad_key) add_tile_weighted<S, Width>(block, keys, gradients, shared.query, steps_of(int(p.dim)));
+      if (p.grad_key)
+        add_lefts_weighted<S, Width>(block, keys, gradients_of_scores, shared.query, steps_of(int(p.dim)));
       block.sync();  // the queries are read
       if (more) stage_run<kTile, Width>(block, shared.query, queries_of<S>(p.query, pair, p.dim));
       commit_copies(block);
@@ -74,6 +82,7 @@ struct AttentionKeyGradientsMma {
   SK_DEVICE PanelPlace place(int64_t block) const {
     int index = static_cast<int>(block);
     compute_anew_from(index);
+    index = static_cast<int>(schedule.at(index));
     const int panels = static_cast<int>(p.plan.panels), heads = static_cast<int>(p.key_heads);
     return {index % panels, index / panels / heads, index / panels % heads};
   }
@@ -131,14 +140,15 @@ int64_t key_gradients_shared_bytes(const AttentionProblem& p) {
 }
 
 void attention_key_gradients(const AttentionBackwardParams& p, Stream stream) {
-  const int64_t panels = p.batch * p.key_heads * p.plan.panels;
+  const Schedule schedule = schedule_of_keys(p);
   with_key_kernel(p, [&](auto kernel) {
     using Kernel = typename decltype(kernel)::type;
-    if (Kernel::kBoth) return launch(Kernel{p}, panels, stream, "attention_backward: keys");
+    if (Kernel::kBoth) return launch(Kernel{p, schedule}, schedule.blocks(), stream, "attention_backward: keys");
     for (const bool of_keys : {false, true}) {
       AttentionBackwardParams one = p;
       (of_keys ? one.grad_value : one.grad_key) = {};
-      if (one.grad_key || one.grad_value) launch(Kernel{one}, panels, stream, "attention_backward: keys");
+      if (one.grad_key || one.grad_value)
+        launch(Kernel{one, schedule}, schedule.blocks(), stream, "attention_backward: keys");
     }
   });
 }

@@ -1,0 +1,190 @@
+// Softmax of scores that come panel by panel of keys, where they lie in registers as tensor cores leave them: a warp
+// has 16 M rows of queries, and a row's four threads its columns. Serves the tile engines of all tiers: `block` is a
+// whole block, or a part of one that numbers its threads from 0; first_row(thread) is the first of a warp's rows in the
+// tile.
+#pragma once
+
+#include "cuda/sm80/pairs.h"
+#include "cuda/sm80/widths.h"
+
+namespace seo_kernels::cuda {
+
+// A number for each of a thread's rows.
+template <int M>
+struct PerRow {
+  float at[M][2];
+};
+
+// Of a thread's rows: maxima in the log2 domain, its share of the totals of weights, and, at the end, what sums of
+// weighted values are to be multiplied with.
+template <int M>
+struct SoftmaxRows {
+  float maximum[M][2], total[M][2], factor[M][2];
+};
+
+// Before the first panel.
+template <int M>
+SK_DEVICE inline SoftmaxRows<M> no_rows() {
+  SoftmaxRows<M> rows{};
+#pragma unroll
+  for (int m = 0; m < M; ++m) rows.maximum[m][0] = rows.maximum[m][1] = kHidden<float>;
+  return rows;
+}
+
+template <int M, class F>
+SK_DEVICE inline void for_rows_of(F f) {
+#pragma unroll
+  for (int m = 0; m < M; ++m) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) f(m, h);
+  }
+}
+
+// Over the threads that share a row.
+template <int M, class Block, class F>
+SK_DEVICE inline void combine_rows(Block& block, PerThread<PerRow<M>>& rows, F f) {
+  block.template combine<4>(rows, [&](const PerRow<M>& a, const PerRow<M>& b) {
+    PerRow<M> both;
+    for_rows_of<M>([&](int m, int h) { both.at[m][h] = f(a.at[m][h], b.at[m][h]); });
+    return both;
+  });
+}
+
+// A thread's products become scores in the log2 domain. words[row]: the pattern's bits, where it hides some.
+template <Scores kScores, int M, class Words>
+SK_DEVICE inline void score_products(const AttentionParams& p, const TilePair& pair, Words& words, int thread,
+                                     int first_row, Tile<M, kMmaColumns>& weights) {
+  const Scorer<float> scorer(p, pair.head());
+  compute_anew_from(thread);  // places take registers
+  compute_anew_from(first_row);
+#pragma unroll
+  for (int m = 0; m < M; ++m) {
+    const Pairs<false> at(thread, first_row + 16 * m);
+    if (kScores == Scores::kPlain || !p.modifies_scores()) {
+#pragma unroll
+      for (int n = 0; n < kMmaColumns; ++n) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) weights.at[m][n].at[e] *= scorer.scale * static_cast<float>(kLog2E);
+      }
+    } else {
+      for_products<false>(
+          m,
+          [&](int n, int k) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+              float &x = weights.at[m][k].at[e], unused;
+              const int query = at.query(n, e / 2, e % 2), key = at.key(n, e / 2, e % 2);
+              x = scorer.score(pair, x, query, key, unused) * static_cast<float>(kLog2E);
+            }
+          },
+          weights);
+    }
+    if (!pair.hides()) continue;
+    const MmaBits visible = visible_pairs(pair, words, at);
+#pragma unroll
+    for (int n = 0; n < kMmaColumns; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        if (!(visible >> (4 * n + e) & 1)) weights.at[m][n].at[e] = kHidden<float>;
+      }
+    }
+  }
+}
+
+// Weights that dropout keeps grow, the others become zeros.
+template <int M, class Block, class FirstRow>
+SK_DEVICE inline void drop_weights(Block& block, const AttentionParams& p, const TilePair& pair, FirstRow first_row,
+                                   PerThread<Tile<M, kMmaColumns>>& weights) {
+  const float factor = static_cast<float>(1.0 / (1.0 - p.dropout_p));
+#pragma unroll
+  for (int m = 0; m < M; ++m) {
+    PerThread<MmaBits> kept;
+    kept_pairs<false>(block, p, pair, [&](int thread) { return first_row(thread) + 16 * m; }, kept);
+    block.for_threads([&](int thread) {
+#pragma unroll
+      for (int n = 0; n < kMmaColumns; ++n) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          weights[thread].at[m][n].at[e] *= kept[thread] >> (4 * n + e) & 1 ? factor : 0.0f;
+        }
+      }
+    });
+  }
+}
+
+// The products of `Panels` panels become weights; calls shrink(thread, m, h, factor) for what was summed before of a
+// row. words(n): what the pattern lets rows see of the n-th panel. Rows: SoftmaxRows, or what extends it.
+template <Scores kScores, int Panels, int M, class Block, class Words, class FirstRow, class Rows, class Shrink>
+SK_DEVICE inline void weigh_products(Block& block, const AttentionParams& p, const TilePair* pairs, Words words,
+                                     FirstRow first_row, PerThread<Tile<M, kMmaColumns>>* weights,
+                                     PerThread<Rows>& rows, Shrink shrink) {
+  PerThread<PerRow<M>> best;
+  block.for_threads([&](int thread) {
+#pragma unroll
+    for (int n = 0; n < Panels; ++n) {
+      score_products<kScores>(p, pairs[n], words(n), thread, first_row(thread), weights[n][thread]);
+    }
+    for_rows_of<M>([&](int m, int h) {
+      float most = kHidden<float>;
+#pragma unroll
+      for (int n = 0; n < Panels * kMmaColumns; ++n) {
+        const float (&x)[4] = weights[n / kMmaColumns][thread].at[m][n % kMmaColumns].at;
+        most = larger(most, larger(x[2 * h], x[2 * h + 1]));
+      }
+      best[thread].at[m][h] = most;
+    });
+  });
+  combine_rows(block, best, [](float a, float b) { return larger(a, b); });
+  block.for_threads([&](int thread) {
+    Rows& row = rows[thread];
+    for_rows_of<M>([&](int m, int h) {
+      const float before = row.maximum[m][h], maximum = larger(before, best[thread].at[m][h]);
+      const float shift = maximum == kHidden<float> ? 0.0f : maximum, factor = exp2_of(before - shift);
+      float total = row.total[m][h] * factor;
+#pragma unroll
+      for (int n = 0; n < Panels * kMmaColumns; ++n) {
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+          float& weight = weights[n / kMmaColumns][thread].at[m][n % kMmaColumns].at[2 * h + c];
+          weight = exp2_of(weight - shift);
+          total += weight;
+        }
+      }
+      row.maximum[m][h] = maximum;
+      row.total[m][h] = total;
+      shrink(thread, m, h, factor);
+    });
+  });
+  if constexpr (kScores != Scores::kPlain) {
+    if (!p.dropout) return;
+#pragma unroll
+    for (int n = 0; n < Panels; ++n) drop_weights(block, p, pairs[n], first_row, weights[n]);
+  }
+}
+
+// Finds rows' factors and writes their lse.
+template <int M, class Block, class FirstRow, class Rows>
+SK_DEVICE inline void finish_rows(Block& block, const AttentionForwardParams& p, const TilePair& pair,
+                                  FirstRow first_row, PerThread<Rows>& rows) {
+  PerThread<PerRow<M>> totals;
+  block.for_threads(
+      [&](int thread) { for_rows_of<M>([&](int m, int h) { totals[thread].at[m][h] = rows[thread].total[m][h]; }); });
+  combine_rows(block, totals, [](float a, float b) { return a + b; });
+  block.for_threads([&](int thread) {
+    for_rows_of<M>([&](int m, int h) {
+      const Lane lane(thread);
+      const int row = first_row(thread) + 16 * m + lane.row + 8 * h;
+      float maximum = rows[thread].maximum[m][h], total = totals[thread].at[m][h], factor = 1.0f;
+      if (p.sinks) {
+        const float sink = static_cast<const float*>(p.sinks)[pair.head()] * static_cast<float>(kLog2E);
+        add_sink(sink, maximum, total, factor);
+      }
+      rows[thread].factor[m][h] = total == 0.0f ? 0.0f : factor / total;
+      if (lane.column != 0 || row >= pair.rows()) return;
+      static_cast<float*>(p.lse)[pair.row_index(row)] =
+          total == 0.0f ? kHidden<float> : (maximum + log2_of(total)) * static_cast<float>(kLn2);
+    });
+  });
+}
+
+}  // namespace seo_kernels::cuda
