@@ -179,6 +179,11 @@ def warps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _program(tmp_path_factory.mktemp("warps"), "warps", "params/tile_plan.cpp")
 
 
+@pytest.fixture(scope="module")
+def matmul(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _program(tmp_path_factory.mktemp("matmul"), "matmul")
+
+
 WARPS = ("bfloat16", "float16", "neighbours", "swizzle 64", "swizzle 128", "swizzle 256", "band", "ranges")
 
 
@@ -205,6 +210,44 @@ def test_what_warps_do(warps: Path, what: str) -> None:
 )
 def test_a_mistake_of_warps_is_seen(warps: Path, what: str, mistake: str, seen: str) -> None:
     done = subprocess.run([warps, what, mistake], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert seen in done.stdout + done.stderr
+
+
+MATMUL = (
+    "layouts bfloat16",
+    "layouts float16",
+    "sizes",
+    "swizzle 32",
+    "swizzle 128",
+    "swizzle 256",
+    "raster",
+    "order",
+)
+
+
+@needs_compiler
+@pytest.mark.parametrize("what", MATMUL)
+def test_matrix_product(matmul: Path, what: str) -> None:
+    done = subprocess.run([matmul, what], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "right\n"), done.stdout + done.stderr
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("what", "mistake", "seen"),
+    [
+        ("sizes", "column", "wrong: a sum at"),
+        ("sizes", "one-term", "wrong: a sum at"),
+        ("layouts bfloat16", "short", "wrong: what is stored at"),
+        ("swizzle 32", "plain", "wrong: two lines of a matrix in the same banks"),
+        ("raster", "twice", "wrong: a tile that comes twice"),
+        ("order", "no-wait", "to which a copy is under way"),
+        ("order", "no-barrier", "without a barrier, thread"),
+    ],
+)
+def test_a_mistake_of_a_matrix_product_is_seen(matmul: Path, what: str, mistake: str, seen: str) -> None:
+    done = subprocess.run([matmul, what, mistake], capture_output=True, text=True)
     assert done.returncode != 0
     assert seen in done.stdout + done.stderr
 
