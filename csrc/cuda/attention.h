@@ -14,7 +14,8 @@ namespace seo_kernels::cuda {
 constexpr int kTile = 64;  // query rows, and keys, of a tile
 static_assert(kTile == kPanel);
 
-// The plan in the device's memory; layouts as those of TilePlan and PanelPlan.
+// The plan in the device's memory; layouts as those of TilePlan and PanelPlan. The order of tiles, longest first: of
+// one head, or, where heads differ, of (heads * tiles); panels' likewise, of key heads.
 struct DevicePlan {
   int64_t tile_rows, tiles, panels;
   bool per_head;
@@ -23,6 +24,8 @@ struct DevicePlan {
   const int64_t* panel_offsets;
   const PanelRun* panel_runs;
   const PatternProgram* program;
+  const int32_t* order;
+  const int32_t* panel_order;
 };
 
 // The smallest and the largest segment of a tile's queries or of a panel's keys.

@@ -4,15 +4,17 @@ namespace seo_kernels::cuda {
 
 #if defined(__CUDACC__)
 DeviceLimits device_limits() {
-  int device, major, minor, bytes;
+  int device, major, minor, bytes, cache;
   check(cudaGetDevice(&device), "attention");
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "attention");
   check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "attention");
   check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "attention");
-  return {major, minor, bytes};
+  check(cudaDeviceGetAttribute(&cache, cudaDevAttrL2CacheSize, device), "attention");
+  return {major, minor, bytes, cache};
 }
 #else
-DeviceLimits device_limits() { return {8, 0, INT64_MAX}; }
+// A cache so small that small problems do not fit.
+DeviceLimits device_limits() { return {8, 0, INT64_MAX, 64 << 10}; }
 #endif
 
 }  // namespace seo_kernels::cuda

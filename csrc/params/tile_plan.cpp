@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <list>
 #include <mutex>
+#include <numeric>
 #include <sstream>
 #include <stdexcept>
 
@@ -234,11 +235,33 @@ PanelPlan by_panels(const TilePlan& plan, int64_t key_length) {
       }
     }
     for (const auto& runs : visitors) {
+      int64_t tiles = 0;
+      for (const PanelRun& run : runs) tiles += run.end - run.begin;
+      turned.tiles.push_back(tiles);
       turned.runs.insert(turned.runs.end(), runs.begin(), runs.end());
       turned.offsets.push_back(static_cast<int64_t>(turned.runs.size()));
     }
   }
   return turned;
+}
+
+std::vector<int64_t> work_of_panels(const PanelPlan& turned, int64_t heads, int64_t key_heads) {
+  if (heads == 1) return turned.tiles;
+  const int64_t group = heads / key_heads;
+  std::vector<int64_t> work(key_heads * turned.panels);
+  for (int64_t head = 0; head < heads; ++head) {
+    for (int64_t panel = 0; panel < turned.panels; ++panel) {
+      work[head / group * turned.panels + panel] += turned.tiles[head * turned.panels + panel];
+    }
+  }
+  return work;
+}
+
+std::vector<int32_t> longest_first(const std::vector<int64_t>& work) {
+  std::vector<int32_t> order(work.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return work[a] > work[b]; });
+  return order;
 }
 
 }  // namespace seo_kernels

@@ -58,8 +58,16 @@ struct PanelPlan {
   int64_t panels;
   std::vector<int64_t> offsets;  // (heads * panels + 1) into runs
   std::vector<PanelRun> runs;    // of tiles
+  std::vector<int64_t> tiles;    // (heads * panels): tiles that visit
 };
 
 PanelPlan by_panels(const TilePlan& plan, int64_t key_length);
+
+// Of the panels of one key head, or, where heads of the plan differ, of all key heads: the tiles that visit, of all
+// query heads that share one.
+std::vector<int64_t> work_of_panels(const PanelPlan& turned, int64_t heads, int64_t key_heads);
+
+// Places in `work` from the most work to the least; where it is the same, in their order.
+std::vector<int32_t> longest_first(const std::vector<int64_t>& work);
 
 }  // namespace seo_kernels

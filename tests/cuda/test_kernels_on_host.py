@@ -184,6 +184,28 @@ def matmul(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _program(tmp_path_factory.mktemp("matmul"), "matmul")
 
 
+@pytest.fixture(scope="module")
+def schedule(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    more = ("params/tile_plan.cpp", "cuda/host/device_limits.cpp")
+    return _program(tmp_path_factory.mktemp("schedule"), "schedule", *more)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("mistake", "said"),
+    [
+        ("none", "right"),
+        ("shortest", "a longer one begins later"),
+        ("section", "a section does not fit the cache"),
+        ("twice", "is visited 0 times"),
+    ],
+)
+def test_blocks_take_the_longest_first(schedule: Path, mistake: str, said: str) -> None:
+    done = subprocess.run([schedule, mistake], capture_output=True, text=True)
+    assert said in done.stdout, done.stdout + done.stderr
+    assert (done.returncode == 0) is (mistake == "none")
+
+
 WARPS = ("bfloat16", "float16", "neighbours", "swizzle 64", "swizzle 128", "swizzle 256", "band", "ranges")
 
 

@@ -2,6 +2,7 @@
 // with an online softmax. Scores and weights stay in registers. Values are copied while scores are multiplied, and the
 // next keys while values are.
 #include "cuda/attention/online_softmax.h"
+#include "cuda/attention/schedule.h"
 #include "cuda/sm80/attention.h"
 #include "cuda/sm80/band.h"
 
@@ -22,6 +23,7 @@ struct AttentionForwardMma {
   using Weights = Tile<kM, kMmaColumns>;
   using Sums = Tile<kM, Width / 8>;
   AttentionForwardParams p;
+  Schedule schedule;
 
   struct Rows : SoftmaxRows<kM> {
     EndSums ends;  // where there is a table for values
@@ -30,10 +32,8 @@ struct AttentionForwardMma {
   template <class Block>
   SK_DEVICE void operator()(Block& block) const {
     Shared& shared = block.shared();
-    const int64_t index = block.index() / p.plan.tiles;
-    const int64_t batch = index / p.query_heads, head = index % p.query_heads;
-    // causal tiles are the longer the later they are: those begin
-    const int64_t tile = p.plan.tiles - 1 - block.index() % p.plan.tiles;
+    const int64_t index = schedule.at(block.index()), tile = index % p.plan.tiles;
+    const int64_t head = index / p.plan.tiles % p.query_heads, batch = index / p.plan.tiles / p.query_heads;
     TilePair pair(p), ahead(p);
     pair.set_queries(batch, head, tile);
     ahead.set_queries(batch, head, tile);
@@ -187,9 +187,10 @@ int64_t forward_shared_bytes(const AttentionProblem& p) {
 }
 
 void attention_forward(const AttentionForwardParams& p, Stream stream) {
-  const int64_t tiles = p.batch * p.query_heads * p.plan.tiles;
-  with_forward_kernel(
-      p, [&](auto kernel) { launch(typename decltype(kernel)::type{p}, tiles, stream, "attention_forward"); });
+  const Schedule schedule = schedule_of_queries(p);
+  with_forward_kernel(p, [&](auto kernel) {
+    launch(typename decltype(kernel)::type{p, schedule}, schedule.blocks(), stream, "attention_forward");
+  });
 }
 
 }  // namespace seo_kernels::cuda::sm80

@@ -1,6 +1,7 @@
 // Attention backward on tensor cores, keys' side: a block has a panel of keys of one (batch, key head) and goes over
 // the tiles of queries that visit it, of all query heads that share the key head. Scores and their gradients are made
 // turned, rows of keys, so that they feed the sums for values and keys out of registers.
+#include "cuda/attention/schedule.h"
 #include "cuda/sm80/attention.h"
 #include "cuda/sm80/differentiate.h"
 
@@ -20,6 +21,7 @@ struct AttentionKeyGradientsMma {
   using Pair = Tile<1, kMmaColumns>;
   using Sums = Tile<1, Width / 8>;
   AttentionBackwardParams p;
+  Schedule schedule;
 
   struct PanelPlace {
     int panel, batch, key_head;
@@ -74,6 +76,7 @@ struct AttentionKeyGradientsMma {
   SK_DEVICE PanelPlace place(int64_t block) const {
     int index = static_cast<int>(block);
     compute_anew_from(index);
+    index = static_cast<int>(schedule.at(index));
     const int panels = static_cast<int>(p.plan.panels), heads = static_cast<int>(p.key_heads);
     return {index % panels, index / panels / heads, index / panels % heads};
   }
@@ -131,14 +134,15 @@ int64_t key_gradients_shared_bytes(const AttentionProblem& p) {
 }
 
 void attention_key_gradients(const AttentionBackwardParams& p, Stream stream) {
-  const int64_t panels = p.batch * p.key_heads * p.plan.panels;
+  const Schedule schedule = schedule_of_keys(p);
   with_key_kernel(p, [&](auto kernel) {
     using Kernel = typename decltype(kernel)::type;
-    if (Kernel::kBoth) return launch(Kernel{p}, panels, stream, "attention_backward: keys");
+    if (Kernel::kBoth) return launch(Kernel{p, schedule}, schedule.blocks(), stream, "attention_backward: keys");
     for (const bool of_keys : {false, true}) {
       AttentionBackwardParams one = p;
       (of_keys ? one.grad_value : one.grad_key) = {};
-      if (one.grad_key || one.grad_value) launch(Kernel{one}, panels, stream, "attention_backward: keys");
+      if (one.grad_key || one.grad_value)
+        launch(Kernel{one, schedule}, schedule.blocks(), stream, "attention_backward: keys");
     }
   });
 }

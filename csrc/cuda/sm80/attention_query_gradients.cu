@@ -1,5 +1,6 @@
 // Attention backward on tensor cores, queries' side: a block has a tile of queries and goes over the panels of keys
 // that they visit, in order: dQ is its own. Gradients of what queries share come from the simt kernels.
+#include "cuda/attention/schedule.h"
 #include "cuda/sm80/attention.h"
 #include "cuda/sm80/differentiate.h"
 
@@ -18,14 +19,13 @@ struct AttentionQueryGradientsMma {
   using Pair = Tile<1, kMmaColumns>;
   using Sums = Tile<1, Width / 8>;
   AttentionBackwardParams p;
+  Schedule schedule;
 
   template <class Block>
   SK_DEVICE void operator()(Block& block) const {
     Shared& shared = block.shared();
-    const int64_t index = block.index() / p.plan.tiles;
-    const int64_t batch = index / p.query_heads, head = index % p.query_heads;
-    // causal tiles are the longer the later they are: those begin
-    const int64_t tile = p.plan.tiles - 1 - block.index() % p.plan.tiles;
+    const int64_t index = schedule.at(block.index()), tile = index % p.plan.tiles;
+    const int64_t head = index / p.plan.tiles % p.query_heads, batch = index / p.plan.tiles / p.query_heads;
     TilePair pair(p), ahead(p);
     pair.set_queries(batch, head, tile);
     ahead.set_queries(batch, head, tile);
@@ -134,9 +134,9 @@ int64_t query_gradients_shared_bytes(const AttentionProblem& p) {
 }
 
 void attention_query_gradients(const AttentionBackwardParams& p, Stream stream) {
-  const int64_t tiles = p.batch * p.query_heads * p.plan.tiles;
+  const Schedule schedule = schedule_of_queries(p);
   with_query_kernel(p, [&](auto kernel) {
-    launch(typename decltype(kernel)::type{p}, tiles, stream, "attention_backward: queries");
+    launch(typename decltype(kernel)::type{p, schedule}, schedule.blocks(), stream, "attention_backward: queries");
   });
 }
 

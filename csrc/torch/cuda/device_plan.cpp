@@ -16,6 +16,7 @@ constexpr size_t kCachedPlans = 256;
 
 struct CacheEntry {
   PatternKey key;
+  int64_t key_heads;
   torch::stable::Device device;
   Tensor memory;
   cuda::DevicePlan plan;
@@ -43,7 +44,7 @@ class Packing {
   std::vector<uint8_t> bytes_;
 };
 
-CacheEntry copied(const PatternKey& key, const PlannedPattern& planned, const Tensor& like) {
+CacheEntry copied(const PatternKey& key, int64_t key_heads, const PlannedPattern& planned, const Tensor& like) {
   const TilePlan& plan = planned.plan;
   const PanelPlan turned = by_panels(plan, key.key_length);
   Packing packing;
@@ -53,6 +54,10 @@ CacheEntry copied(const PatternKey& key, const PlannedPattern& planned, const Te
   const int64_t runs = packing.add(plan.runs.data(), plan.runs.size());
   const int64_t panel_offsets = packing.add(turned.offsets.data(), turned.offsets.size());
   const int64_t panel_runs = packing.add(turned.runs.data(), turned.runs.size());
+  const std::vector<int32_t> longest = longest_first(plan.panels);
+  const std::vector<int32_t> longest_panels = longest_first(work_of_panels(turned, plan.heads, key_heads));
+  const int64_t order = packing.add(longest.data(), longest.size());
+  const int64_t panel_order = packing.add(longest_panels.data(), longest_panels.size());
 
   Tensor memory = new_tensor(like, {packing.size()}, ScalarType::Byte);
   const uint8_t* there = static_cast<const uint8_t*>(memory.data_ptr());
@@ -70,8 +75,10 @@ CacheEntry copied(const PatternKey& key, const PlannedPattern& planned, const Te
                                 reinterpret_cast<const PanelRun*>(there + runs),
                                 reinterpret_cast<const int64_t*>(there + panel_offsets),
                                 reinterpret_cast<const PanelRun*>(there + panel_runs),
-                                reinterpret_cast<const PatternProgram*>(there + program)};
-  return CacheEntry{key, like.device(), memory, device};
+                                reinterpret_cast<const PatternProgram*>(there + program),
+                                reinterpret_cast<const int32_t*>(there + order),
+                                reinterpret_cast<const int32_t*>(there + panel_order)};
+  return CacheEntry{key, key_heads, like.device(), memory, device};
 }
 
 }  // namespace
@@ -84,11 +91,11 @@ cuda::DevicePlan device_plan(const AttentionArguments& arguments, const Attentio
   key.most_rows = key.row_step = tile_rows;
   const std::lock_guard<std::mutex> lock(mutex);
   auto found = std::find_if(cache.begin(), cache.end(), [&](const CacheEntry& entry) {
-    return entry.key == key && entry.device == arguments.query.device();
+    return entry.key == key && entry.key_heads == problem.key_heads && entry.device == arguments.query.device();
   });
   if (found == cache.end()) {
     const auto planned = planned_pattern(key, arguments.layout_reader());
-    cache.push_front(copied(key, *planned, arguments.query));
+    cache.push_front(copied(key, problem.key_heads, *planned, arguments.query));
     found = cache.begin();
     if (cache.size() > kCachedPlans) {
       const auto oldest = std::find_if(cache.rbegin(), cache.rend(), [](const CacheEntry& e) { return !e.captured; });
