@@ -52,7 +52,7 @@ SK_DEVICE inline void combine_rows(Block& block, PerThread<PerRow<M>>& rows, F f
 
 // Products of panel `Panel` become scores in the log2 domain. words[row]: the pattern's bits, where it hides some.
 template <Scores kScores, int Panel, int M, int N, class Words>
-SK_DEVICE inline void score_products(const AttentionParams& p, const TilePair& pair, Words& words, int thread,
+SK_DEVICE inline void score_products(const AttentionParams& p, const TilePair& pair, Words&& words, int thread,
                                      int first_row, Tile<M, N>& weights) {
   constexpr int first = Panel * kMmaColumns;
   const Scorer<float> scorer(p, pair.head());
