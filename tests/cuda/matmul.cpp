@@ -106,12 +106,14 @@ void check_product(const Size& size, Layout left_layout, Layout right_layout) {
   std::vector<float> sums(entries), wanted(entries);
   std::vector<int> times(entries);
   const int rows = static_cast<int>(size.rows), columns = static_cast<int>(size.columns);
-  launch_matmul(p, [&](auto) { return KeepSums{sums.data(), times.data(), rows, columns}; }, nullptr, "matmul");
+  launch_matmul<LeftLayouts::kBoth>(
+      p, [&](auto) { return KeepSums{sums.data(), times.data(), rows, columns}; }, nullptr, "matmul");
   const Matrix<S> stored(size.rows, size.columns, size.columns % 8 == 0 ? Layout::kRows : Layout::kRagged, 5);
   MatrixView written = stored.view;
   if (has("short")) --written.columns;
   const MatmulOut out(written);
-  launch_matmul(p, [&](auto stored_type) { return StoreProduct<decltype(stored_type)>{out}; }, nullptr, "matmul");
+  launch_matmul<LeftLayouts::kBoth>(
+      p, [&](auto stored_type) { return StoreProduct<decltype(stored_type)>{out}; }, nullptr, "matmul");
   for (int64_t i = 0; i < size.rows; ++i) {
     for (int64_t j = 0; j < size.columns; ++j) {
       float sum = 0;

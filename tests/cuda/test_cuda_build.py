@@ -32,12 +32,17 @@ def cuda_static() -> ModuleType:
 
 
 def test_a_tier_is_not_compiled_for_less(build: ModuleType) -> None:
-    assert "sm_75" in build.gencode(["75", "80", "90"], 0)
+    assert "sm_75" in build.gencode(["75", "80", "90"], "0")
     for archs in (["75", "80", "90a"], ["75"]):
-        code = build.gencode(archs, 80)
+        code = build.gencode(archs, "80")
         assert "75" not in code
         assert "arch=compute_80,code=sm_80" in code
-    assert "compute_90,code=compute_90" in build.gencode(["75", "80", "90a"], 80)
+    assert "compute_90,code=compute_90" in build.gencode(["75", "80", "90a"], "80")
+
+
+@pytest.mark.parametrize("archs", [["75", "80", "90"], ["90"], ["90a"], ["80"], ["90", "120"]])
+def test_a_tier_of_one_architecture_is_compiled_for_no_other(build: ModuleType, archs: list[str]) -> None:
+    assert build.gencode(archs, "90a") == "-gencode=arch=compute_90a,code=sm_90a"
 
 
 def test_every_source_has_an_object_of_its_own(
@@ -53,6 +58,8 @@ def test_every_source_has_an_object_of_its_own(
     assert len(kernels) == len(sources)
     assert "sm_75" in kernels["attention_forward.o:"]
     assert "sm_75" not in kernels["sm80_attention_forward.o:"]
+    assert "sm_80" not in kernels["sm90_matmul.o:"]
+    assert "sm_90a" in kernels["sm90_matmul.o:"]
 
 
 def test_missing_headers_are_an_error(

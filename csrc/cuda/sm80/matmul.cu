@@ -4,12 +4,12 @@
 
 namespace seo_kernels::cuda::sm80 {
 
-int64_t matmul_shared_bytes() { return kMatmulBytes<>; }
+int64_t matmul_shared_bytes() { return sizeof(Matmul<BFloat16, false, false, StoreProduct<BFloat16>>::Shared); }
 
 void matmul(const MatmulParams& p, const MatrixView& out, Stream stream) {
-  if (p.rows == 0 || p.columns == 0) return;
   const MatmulOut to(out);
-  launch_matmul(p, [&](auto stored) { return StoreProduct<decltype(stored)>{to}; }, stream, "matmul");
+  launch_matmul<LeftLayouts::kBoth>(
+      p, [&](auto stored) { return StoreProduct<decltype(stored)>{to}; }, stream, "matmul");
 }
 
 }  // namespace seo_kernels::cuda::sm80

@@ -258,28 +258,29 @@ struct Matmul {
   }
 };
 
-// Calls f with how both operands lie, as constants.
-template <class F>
-inline void with_layouts(const MatmulParams& p, F f) {
-  const auto with_right = [&](auto left) { p.right_turned ? f(left, std::true_type{}) : f(left, std::false_type{}); };
-  p.left_turned ? with_right(std::true_type{}) : with_right(std::false_type{});
-}
-
-// Of a block of Matmul, beside what its epilogue takes.
-template <class Grid = MatmulGrid>
-constexpr int64_t kMatmulBytes = 2 * TileProduct<BFloat16, Grid, false, false>::kEntries;
+// Which layouts of the left operand a product is compiled for. Where that is rows, MatmulParams are told so: they read
+// another layout entry by entry.
+enum class LeftLayouts { kRows, kBoth };
 
 // epilogue_of(S{}): the epilogue for operands of type S.
-template <class EpilogueOf>
+template <LeftLayouts kLeft, class EpilogueOf>
 inline void launch_matmul(const MatmulParams& p, EpilogueOf epilogue_of, Stream stream, const char* op) {
   const Raster raster = raster_of<MatmulGrid>(p.rows, p.columns);
   with_16_bits(p.dtype, [&](auto stored) {
     const auto epilogue = epilogue_of(stored);
-    with_layouts(p, [&](auto left, auto right) {
-      using Kernel = Matmul<decltype(stored), decltype(left)::value, decltype(right)::value,
-                            std::remove_const_t<decltype(epilogue)>>;
+    const auto with_layouts = [&](auto left, auto right) {
+      using Epilogue = std::remove_const_t<decltype(epilogue)>;
+      using Kernel = Matmul<decltype(stored), decltype(left)::value, decltype(right)::value, Epilogue>;
       launch(Kernel{p, raster, epilogue}, raster.tiles(), stream, op);
-    });
+    };
+    const auto with_left = [&](auto left) {
+      p.right_turned ? with_layouts(left, std::true_type{}) : with_layouts(left, std::false_type{});
+    };
+    if constexpr (kLeft == LeftLayouts::kBoth) {
+      if (p.left_turned) return with_left(std::true_type{});
+    }
+    if (p.left_turned) throw std::logic_error("a turned left operand, of which a product knows nothing");
+    with_left(std::false_type{});
   });
 }
 

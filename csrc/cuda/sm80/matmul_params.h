@@ -59,6 +59,10 @@ struct MatmulParams {
     set_term(0, left, right);
   }
 
+  static MatmulParams with_left_rows(const MatrixView& left, const MatrixView& right) {
+    return {left, right, false, is_turned(right)};
+  }
+
   void add(const MatrixView& left, const MatrixView& right) { set_term(1, left, right); }
 
   SK_DEVICE int steps() const { return terms[0].steps + terms[1].steps; }

@@ -1,5 +1,6 @@
 // The attention ops on the GPU: allocation, order of the kernels, registration.
 #include "cuda/sm80/attention.h"
+#include "cuda/sm90/attention.h"
 #include "torch/attention_arguments.h"
 #include "torch/cuda/attention_tier.h"
 #include "torch/cuda/device.h"
@@ -82,6 +83,8 @@ std::tuple<Tensor, Tensor> attention_forward(Tensor query, Tensor key, Tensor va
   cuda::attention_rows(p, nullptr, device.stream);
   if (choice.tier == Tier::kSimt) {
     cuda::attention_forward(p, device.stream);
+  } else if (choice.tier == Tier::kSm90a) {
+    cuda::sm90::attention_forward(p, device.stream);
   } else {
     const NarrowTables tables(p, query, device.stream);
     cuda::sm80::attention_forward(p, device.stream);
@@ -101,7 +104,7 @@ std::tuple<std::string, int64_t, std::string> attention_tier(
   prepare(a, p);
   const DeviceScope device(query);
   const TierChoice choice = forward_tier(p);
-  return {choice.tier == Tier::kSimt ? "simt" : "sm80", choice.tile_rows, choice.why};
+  return {name_of(choice.tier), choice.tile_rows, choice.why};
 }
 
 class Backward {

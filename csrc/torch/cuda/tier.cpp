@@ -10,13 +10,15 @@
 namespace seo_kernels {
 namespace {
 
-// A tier of tensor cores runs on its compute capability and those after.
+// A tier of tensor cores runs on its compute capability, and, unless it is bound to that one, on those after.
 struct TierFacts {
   Tier tier;
   const char* name;
   int major, minor;
+  bool bound;
 };
-constexpr TierFacts kTiers[] = {{Tier::kSimt, "simt", 0, 0}, {Tier::kSm80, "sm80", 8, 0}};
+constexpr TierFacts kTiers[] = {
+    {Tier::kSimt, "simt", 0, 0, false}, {Tier::kSm80, "sm80", 8, 0, false}, {Tier::kSm90a, "sm90a", 9, 0, true}};
 
 const TierFacts& facts_of(Tier tier) {
   for (const TierFacts& facts : kTiers) {
@@ -33,7 +35,9 @@ std::string refusal_of(const TierOffer& offer, DType dtype) {
   if (!offer.refusal.empty()) return offer.refusal;
   const cuda::DeviceLimits has = cuda::device_limits();
   const TierFacts& facts = facts_of(offer.tier);
-  if (has.major < facts.major || (has.major == facts.major && has.minor < facts.minor)) {
+  const bool same = has.major == facts.major && has.minor == facts.minor;
+  const bool less = has.major < facts.major || (has.major == facts.major && has.minor < facts.minor);
+  if (less || (facts.bound && !same)) {
     return "the GPU has compute capability " + version(has.major, has.minor) + ", it needs " +
            version(facts.major, facts.minor);
   }

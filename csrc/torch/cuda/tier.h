@@ -11,7 +11,7 @@
 namespace seo_kernels {
 
 // Ascending: what a tier cannot do the ones below serve. The lowest does everything.
-enum class Tier { kSimt, kSm80 };
+enum class Tier { kSimt, kSm80, kSm90a };
 
 // The variable of the environment that asks for a tier.
 constexpr const char* kTierVariable = "SEO_KERNELS_TIER";
