@@ -40,6 +40,17 @@ SK_DEVICE inline void for_rows_of(F f) {
   }
 }
 
+// 2^x for x <= 0; below 2^-126, zero.
+SK_DEVICE inline float weight_of(float x) {
+#if defined(__CUDA_ARCH__)
+  float weight;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(weight) : "f"(x));
+  return weight;
+#else
+  return exp2_of(x);
+#endif
+}
+
 // Over the threads that share a row.
 template <int M, class Block, class F>
 SK_DEVICE inline void combine_rows(Block& block, PerThread<PerRow<M>>& rows, F f) {
@@ -50,7 +61,15 @@ SK_DEVICE inline void combine_rows(Block& block, PerThread<PerRow<M>>& rows, F f
   });
 }
 
-// Products of panel `Panel` become scores in the log2 domain. words[row]: the pattern's bits, where it hides some.
+// What a score, as score_products leaves it, is multiplied with to lie in the log2 domain: weights are then one
+// multiply-add and one power of two. Positive, so that maxima stay maxima.
+SK_DEVICE inline float log2_factor(const AttentionParams& p) {
+  const float scale = static_cast<float>(p.scale) * static_cast<float>(kLog2E);
+  return p.modifies_scores() || !(scale > 0.0f) ? static_cast<float>(kLog2E) : scale;
+}
+
+// Products of panel `Panel` become scores, to be multiplied with log2_factor. words[row]: the pattern's bits, where it
+// hides some.
 template <Scores kScores, int Panel, int M, int N, class Words>
 SK_DEVICE inline void score_products(const AttentionParams& p, const TilePair& pair, Words&& words, int thread,
                                      int first_row, Tile<M, N>& weights) {
@@ -60,10 +79,12 @@ SK_DEVICE inline void score_products(const AttentionParams& p, const TilePair& p
   for (int m = 0; m < M; ++m) {
     const Pairs<false> at(thread, first_row + 16 * m);
     if (kScores == Scores::kPlain || !p.modifies_scores()) {
+      if (!(scorer.scale > 0.0f)) {
 #pragma unroll
-      for (int n = 0; n < kMmaColumns; ++n) {
+        for (int n = 0; n < kMmaColumns; ++n) {
 #pragma unroll
-        for (int e = 0; e < 4; ++e) weights.at[m][first + n].at[e] *= scorer.scale * static_cast<float>(kLog2E);
+          for (int e = 0; e < 4; ++e) weights.at[m][first + n].at[e] *= scorer.scale;
+        }
       }
     } else {
       for_products<false, first>(
@@ -73,7 +94,7 @@ SK_DEVICE inline void score_products(const AttentionParams& p, const TilePair& p
             for (int e = 0; e < 4; ++e) {
               float &x = weights.at[m][k].at[e], unused;
               const int query = at.query(n, e / 2, e % 2), key = at.key(n, e / 2, e % 2);
-              x = scorer.score(pair, x, query, key, unused) * static_cast<float>(kLog2E);
+              x = scorer.score(pair, x, query, key, unused);
             }
           },
           weights);
@@ -127,6 +148,7 @@ SK_DEVICE inline void weigh_products(Block& block, const AttentionParams& p, con
                                      Words words, FirstRow first_row, PerThread<Tile<M, N>>& weights,
                                      PerThread<Rows>& rows, Shrink shrink) {
   static_assert(N == Panels * kMmaColumns);
+  const float to_log2 = log2_factor(p);
   PerThread<PerRow<M>> best;
   block.for_threads([&](int thread) {
     for_panels_of<Panels>([&](auto panel) {
@@ -146,15 +168,15 @@ SK_DEVICE inline void weigh_products(Block& block, const AttentionParams& p, con
   block.for_threads([&](int thread) {
     Rows& row = rows[thread];
     for_rows_of<M>([&](int m, int h) {
-      const float before = row.maximum[m][h], maximum = larger(before, best[thread].at[m][h]);
-      const float shift = maximum == kHidden<float> ? 0.0f : maximum, factor = exp2_of(before - shift);
+      const float before = row.maximum[m][h], maximum = larger(before, best[thread].at[m][h] * to_log2);
+      const float shift = maximum == kHidden<float> ? 0.0f : maximum, factor = weight_of(before - shift);
       float total = row.total[m][h] * factor;
 #pragma unroll
       for (int n = 0; n < N; ++n) {
 #pragma unroll
         for (int c = 0; c < 2; ++c) {
           float& weight = weights[thread].at[m][n].at[2 * h + c];
-          weight = exp2_of(weight - shift);
+          weight = weight_of(weight * to_log2 - shift);
           total += weight;
         }
       }

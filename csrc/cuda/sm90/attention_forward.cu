@@ -14,31 +14,17 @@
 #include "cuda/attention/online_softmax.h"
 #include "cuda/attention/schedule.h"
 #include "cuda/sm90/attention.h"
+#include "cuda/sm90/attention_sources.h"
 #include "cuda/sm90/attention_steps.h"
 
 namespace seo_kernels::cuda::sm90 {
 namespace {
-
-constexpr int kBox = kTile * cuda::kPanel;  // entries of 64 rows and 64 columns
-
-// Part of an array, for store_tile.
-template <class Memory>
-struct PartOf {
-  Memory& memory;
-  int first;
-  SK_DEVICE void set_pair(int n, uint32_t pair) { memory.set_pair(first + n, pair); }
-  template <int K>
-  SK_DEVICE auto pack(int n) {
-    return memory.template pack<K>(first + n);
-  }
-};
 
 template <class S, int Width, Scores kScores>
 struct AttentionForwardWgmma {
   static constexpr int kConsumers = 2, kThreads = warpgroup_threads(kConsumers);
   static constexpr int kTileRows = kConsumers * kGroupRows;
   static constexpr int kPanels = Width <= 128 ? 2 : 1, kKeys = kPanels * kTile, kStages = 2;
-  static constexpr int kSlabs = Width / cuda::kPanel;  // of 64 columns
   static constexpr int kGroupEntries = kGroupRows * Width, kStageEntries = kKeys * Width;
   struct Shared {
     SwizzledArray<S, kConsumers * kGroupEntries> query;  // a consumer's 64 rows, then the other's; later their outputs
@@ -84,9 +70,9 @@ struct AttentionForwardWgmma {
     producer.one_thread([&] {
       expect_bytes(shared.query_full, kConsumers * kGroupEntries * sizeof(S));
       const int row = static_cast<int>(steps.pairs[0].row_begin());
-      for (int n = 0; n < kConsumers * kSlabs; ++n) {
-        load_box(query, shared.query_full, shared.query, n * kBox, n % kSlabs * cuda::kPanel,
-                 row + n / kSlabs * kGroupRows, static_cast<int>(at.head), static_cast<int>(at.batch));
+      for (int n = 0; n < kConsumers; ++n) {
+        load_rows<kGroupRows, Width>(query, shared.query_full, shared.query, n * kGroupEntries, row + n * kGroupRows,
+                                     at.head, at.batch);
       }
     });
     Ring<kStages> ring;
@@ -151,10 +137,8 @@ struct AttentionForwardWgmma {
       const TilePair& pair = steps.pairs[n];
       // beyond the last key are zeros
       const int row = static_cast<int>(pair.keys() > 0 ? pair.key_begin() : p.key_length);
-      for (int s = 0; s < kSlabs; ++s) {
-        load_box(map, full, to, stage * kStageEntries + (s * kPanels + n) * kBox, s * cuda::kPanel, row,
-                 static_cast<int>(pair.key_head()), static_cast<int>(pair.batch()));
-      }
+      load_rows<kKeys, Width>(map, full, to, stage * kStageEntries + n * kBoxEntries, row, pair.key_head(),
+                              pair.batch());
     }
   }
 
@@ -297,26 +281,11 @@ void with_forward_kernel(const AttentionProblem& p, F f) {
   });
 }
 
-CopySource queries_of(const AttentionProblem& p) {
-  return copy_source(p.query, p.batch, p.query_heads, p.query_length, p.dim);
-}
-CopySource keys_of(const AttentionProblem& p) { return copy_source(p.key, p.batch, p.key_heads, p.key_length, p.dim); }
-CopySource values_of(const AttentionProblem& p) {
-  return copy_source(p.value, p.batch, p.key_heads, p.key_length, p.value_dim);
-}
-
 }  // namespace
 
 std::string forward_refusal(const AttentionProblem& p) {
   if (p.relative_key || p.relative_value) return "it has no relative keys and values";
-  if (p.key_length == 0) return "there are no keys to copy";
-  const std::pair<const char*, CopySource> sources[] = {
-      {"query", queries_of(p)}, {"key", keys_of(p)}, {"value", values_of(p)}};
-  for (const auto& [name, source] : sources) {
-    const std::string refusal = copy_refusal(source);
-    if (!refusal.empty()) return std::string(name) + " cannot be copied, " + refusal;
-  }
-  return "";
+  return source_refusal(p);
 }
 
 int64_t forward_shared_bytes(const AttentionProblem& p) {
@@ -328,8 +297,8 @@ int64_t forward_shared_bytes(const AttentionProblem& p) {
 void attention_forward(const AttentionForwardParams& p, Stream stream) {
   constexpr const char* op = "attention_forward";
   const Schedule schedule = schedule_of_queries(p);
-  const TensorMap query = map_of(queries_of(p), kTile, op), key = map_of(keys_of(p), kTile, op),
-                  value = map_of(values_of(p), kTile, op);
+  const TensorMap query = map_of(query_source(p), kBoxRows, op), key = map_of(key_source(p), kBoxRows, op),
+                  value = map_of(value_source(p), kBoxRows, op);
   with_forward_kernel(p, [&](auto kernel) {
     launch(typename decltype(kernel)::type{p, schedule, query, key, value}, schedule.blocks(), stream, op);
   });

@@ -68,4 +68,16 @@ SK_DEVICE inline void write_words(Group& group, const AttentionParams& p, const 
   group.sync_warp();
 }
 
+// Part of an array, for store_tile.
+template <class Memory>
+struct PartOf {
+  Memory& memory;
+  int first;
+  SK_DEVICE void set_pair(int n, uint32_t pair) { memory.set_pair(first + n, pair); }
+  template <int K>
+  SK_DEVICE auto pack(int n) {
+    return memory.template pack<K>(first + n);
+  }
+};
+
 }  // namespace seo_kernels::cuda::sm90

@@ -131,11 +131,12 @@ class Backward {
     const Tensor delta = new_tensor(a_.query, {p_.batch, p_.query_heads, p_.query_length}, a_.acc_type());
     p_.delta = delta.data_ptr();
     cuda::attention_rows(p_, &p_, stream);
-    if (backward_tier(p_).tier == Tier::kSimt) {
+    const Tier tier = backward_tier(p_).tier;
+    if (tier == Tier::kSimt) {
       if (p_.grad_key || p_.grad_value) cuda::attention_key_gradients(p_, stream);
       if (p_.grad_query || p_.wants_tables()) cuda::attention_query_gradients(p_, stream);
     } else {
-      run_on_tensor_cores(stream);
+      run_on_tensor_cores(tier, stream);
     }
     if (wanted_[kMask]) cuda::attention_mask_gradient(p_, stream);
     for (int which = kRelativeKey; which < kGradients; ++which) {
@@ -156,10 +157,15 @@ class Backward {
   }
 
  private:
-  void run_on_tensor_cores(cuda::Stream stream) {
-    const NarrowTables tables(p_, a_.query, stream);
-    if (p_.grad_key || p_.grad_value) cuda::sm80::attention_key_gradients(p_, stream);
-    if (p_.grad_query) cuda::sm80::attention_query_gradients(p_, stream);
+  void run_on_tensor_cores(Tier tier, cuda::Stream stream) {
+    if (tier == Tier::kSm90a) {
+      if (p_.grad_key || p_.grad_value) cuda::sm90::attention_key_gradients(p_, stream);
+      if (p_.grad_query) cuda::sm90::attention_query_gradients(p_, stream);
+    } else {
+      const NarrowTables tables(p_, a_.query, stream);
+      if (p_.grad_key || p_.grad_value) cuda::sm80::attention_key_gradients(p_, stream);
+      if (p_.grad_query) cuda::sm80::attention_query_gradients(p_, stream);
+    }
     if (!p_.wants_tables()) return;
     cuda::AttentionBackwardParams shared = p_;  // what queries share
     shared.grad_query = {};

@@ -35,11 +35,13 @@ TierChoice forward_tier(const AttentionProblem& p) {
   }
 }
 
-TierChoice backward_tier(const AttentionProblem& p) {
-  const TierDecision decision = decide_tier(p.dtype, {{Tier::kSm80, [&] {
-                                                         return std::max(cuda::sm80::key_gradients_shared_bytes(p),
-                                                                         cuda::sm80::query_gradients_shared_bytes(p));
-                                                       }}});
+TierChoice backward_tier(const cuda::AttentionBackwardParams& p) {
+  const auto sm80_bytes = [&] {
+    return std::max(cuda::sm80::key_gradients_shared_bytes(p), cuda::sm80::query_gradients_shared_bytes(p));
+  };
+  const TierDecision decision = decide_tier(
+      p.dtype, {{Tier::kSm90a, [&] { return cuda::sm90::backward_shared_bytes(p); }, cuda::sm90::backward_refusal(p)},
+                {Tier::kSm80, sm80_bytes}});
   return {decision.tier, cuda::kTile, why(decision)};
 }
 
