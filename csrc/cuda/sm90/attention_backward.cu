@@ -28,9 +28,9 @@ class Met {
   TilePair pair;
 
   // head: of keys or of queries; own: the panel, or the tile
-  SK_DEVICE Met(const AttentionParams& p, int64_t batch, int64_t head, int64_t own)
-      : pair(p), cursor_(cursor(p, head, own)), tiles_(p.plan.tiles) {
-    pair.set_queries(batch, OfKeys ? head * p.group() : head, OfKeys ? 0 : own);
+  SK_DEVICE Met(const AttentionParams& p, int batch, int head, int own)
+      : pair(p), cursor_(cursor(p, head, own)), tiles_(p.plan.tiles), key_head_(OfKeys ? head : head / group_of(p)) {
+    pair.set_queries(batch, OfKeys ? head * group_of(p) : head, OfKeys ? 0 : own);
   }
   SK_DEVICE bool next() { return cursor_.next(pair); }
   SK_DEVICE int64_t number() const {
@@ -42,14 +42,14 @@ class Met {
   }
   // Of the tile that is met, in its tensors.
   SK_DEVICE int row() const { return static_cast<int>(OfKeys ? pair.row_begin() : pair.key_begin()); }
-  SK_DEVICE int64_t head() const { return OfKeys ? pair.head() : pair.key_head(); }
+  SK_DEVICE int head() const { return OfKeys ? static_cast<int>(pair.head()) : key_head_; }
 
  private:
   using Cursor = std::conditional_t<OfKeys, TileCursor, PanelCursor>;
 
-  SK_DEVICE static Cursor cursor(const AttentionParams& p, int64_t head, int64_t own) {
+  SK_DEVICE static Cursor cursor(const AttentionParams& p, int head, int own) {
     if constexpr (OfKeys) {
-      return TileCursor(p.plan, own, head * p.group(), (head + 1) * p.group());
+      return TileCursor(p.plan, own, head * group_of(p), (head + 1) * group_of(p));
     } else {
       return PanelCursor(p.plan, head, own);
     }
@@ -57,6 +57,7 @@ class Met {
 
   Cursor cursor_;
   int64_t tiles_;
+  int key_head_;
 };
 
 template <class S, int Width, Scores kScores, bool OfKeys>
@@ -77,11 +78,11 @@ struct AttentionGradientsWgmma {
   using Sums = Tile<1, Width / 8>;
   using Operands = PerThread<Fragment>[kTile / kStep];
   AttentionBackwardParams p;
-  int64_t count;  // panels, or tiles, of a head
+  int count;  // panels, or tiles, of a head
   TensorMap own_first, own_second, met_first, met_second;
 
   struct Place {
-    int64_t batch, head, first;  // of the two that stay
+    int batch, head, first;  // of the two that stay
   };
 
   template <class Block>
@@ -96,10 +97,10 @@ struct AttentionGradientsWgmma {
         init_barrier(shared.met_empty[s], kConsumers * kGroupArrivals);
       }
     });
-    const int64_t pairs = (count + 1) / 2, heads = OfKeys ? p.key_heads : p.query_heads;
-    const int64_t pair = block.index() % pairs, index = block.index() / pairs;
+    const int pairs = (count + 1) / 2, heads = static_cast<int>(OfKeys ? p.key_heads : p.query_heads);
+    const int index = static_cast<int>(block.index()), pair = index % pairs;
     // Causal panels are the longer the earlier they are, causal tiles the later they are: those begin.
-    const Place at{index / heads, index % heads, 2 * (OfKeys ? pair : pairs - 1 - pair)};
+    const Place at{index / pairs / heads, index / pairs % heads, 2 * (OfKeys ? pair : pairs - 1 - pair)};
     run_roles<kConsumers>(
         block, [&](auto& producer) { produce(producer, at); }, [&](auto& consumer) { consume(consumer, at); });
   }
@@ -111,7 +112,7 @@ struct AttentionGradientsWgmma {
     producer.one_thread([&] {
       expect_bytes(shared.own_full, 2 * kConsumers * kTileBytes);
       for (int n = 0; n < kConsumers; ++n) {  // zeros, where there is no second
-        const int row = static_cast<int>((at.first + n) * kTile);
+        const int row = (at.first + n) * kTile;
         load_rows<kTile, Width>(own_first, shared.own_full, shared.own_first, n * kTileEntries, row, at.head, at.batch);
         load_rows<kTile, Width>(own_second, shared.own_full, shared.own_second, n * kTileEntries, row, at.head,
                                 at.batch);
@@ -216,7 +217,7 @@ struct AttentionGradientsWgmma {
     }
     consumer.sync();  // what stayed is read
     if (!there) return;
-    const int64_t first_row = (at.first + group) * kTile;
+    const int64_t first_row = int64_t{at.first + group} * kTile;
     if constexpr (OfKeys) {
       store(consumer, shared.own_second, p.grad_value, at, first_row, p.key_length, p.value_dim, value_sums, 1.0f);
       store(consumer, shared.own_first, p.grad_key, at, first_row, p.key_length, p.dim, sums,
@@ -343,7 +344,8 @@ void attention_key_gradients(const AttentionBackwardParams& p, Stream stream) {
   const TensorMap query = map_of(query_source(p), kBoxRows, op), key = map_of(key_source(p), kBoxRows, op),
                   value = map_of(value_source(p), kBoxRows, op), grad_out = map_of(grad_out_source(p), kBoxRows, op);
   with_gradient_kernel<true>(p, [&](auto kernel) {
-    launch(typename decltype(kernel)::type{p, p.plan.panels, key, value, query, grad_out}, blocks, stream, op);
+    launch(typename decltype(kernel)::type{p, static_cast<int>(p.plan.panels), key, value, query, grad_out}, blocks,
+           stream, op);
   });
 }
 
@@ -353,7 +355,8 @@ void attention_query_gradients(const AttentionBackwardParams& p, Stream stream) 
   const TensorMap query = map_of(query_source(p), kBoxRows, op), key = map_of(key_source(p), kBoxRows, op),
                   value = map_of(value_source(p), kBoxRows, op), grad_out = map_of(grad_out_source(p), kBoxRows, op);
   with_gradient_kernel<false>(p, [&](auto kernel) {
-    launch(typename decltype(kernel)::type{p, p.plan.tiles, query, grad_out, key, value}, blocks, stream, op);
+    launch(typename decltype(kernel)::type{p, static_cast<int>(p.plan.tiles), query, grad_out, key, value}, blocks,
+           stream, op);
   });
 }
 

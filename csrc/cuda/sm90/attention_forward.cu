@@ -56,8 +56,7 @@ struct AttentionForwardWgmma {
         init_barrier(shared.value_empty[s], kConsumers * kGroupArrivals);
       }
     });
-    const int64_t index = schedule.at(block.index()), tile = index % p.plan.tiles;
-    const TilePlace at{index / p.plan.tiles / p.query_heads, index / p.plan.tiles % p.query_heads, tile};
+    const TilePlace at(p, schedule.at(block.index()));
     run_roles<kConsumers>(
         block, [&](auto& producer) { produce(producer, at); }, [&](auto& consumer) { consume(consumer, at); });
   }
@@ -77,30 +76,32 @@ struct AttentionForwardWgmma {
     });
     Ring<kStages> ring;
     bool more = steps.next();
-    if (more) load_keys(producer, steps, ring);
+    if (more) load_keys(producer, at, steps, ring);
 #pragma unroll 1
     while (more) {
       const Steps<kPanels> now = steps;
       const Ring<kStages> values = ring;
       ring.advance();
       more = steps.next();
-      if (more) load_keys(producer, steps, ring);
-      load_values(producer, now, values);
+      if (more) load_keys(producer, at, steps, ring);
+      load_values(producer, at, now, values);
     }
   }
 
   template <class Group>
-  SK_DEVICE void load_keys(Group& producer, const Steps<kPanels>& steps, const Ring<kStages>& ring) const {
+  SK_DEVICE void load_keys(Group& producer, const TilePlace& at, const Steps<kPanels>& steps,
+                           const Ring<kStages>& ring) const {
     Shared& shared = producer.shared();
     producer.one_thread([&] {
       wait_alone(shared.key_empty[ring.stage], ring.parity ^ 1);
-      load_panels(key, shared.key_full[ring.stage], shared.key, ring.stage, steps);
+      load_panels(key, shared.key_full[ring.stage], shared.key, ring.stage, at, steps);
     });
   }
 
   // Values that key_lengths hides may hold anything: zeros come in their place.
   template <class Group>
-  SK_DEVICE void load_values(Group& producer, const Steps<kPanels>& steps, const Ring<kStages>& ring) const {
+  SK_DEVICE void load_values(Group& producer, const TilePlace& at, const Steps<kPanels>& steps,
+                             const Ring<kStages>& ring) const {
     Shared& shared = producer.shared();
     bool cut = false;
     for (const TilePair& pair : steps.pairs) {
@@ -109,7 +110,7 @@ struct AttentionForwardWgmma {
     Barrier& full = shared.value_full[ring.stage];
     producer.one_thread([&] {
       wait_alone(shared.value_empty[ring.stage], ring.parity ^ 1);
-      load_panels(value, cut ? shared.cut : full, shared.value, ring.stage, steps);
+      load_panels(value, cut ? shared.cut : full, shared.value, ring.stage, at, steps);
     });
     if (!cut) return;
     producer.wait(shared.cut, 0);  // one panel at most is cut
@@ -117,8 +118,8 @@ struct AttentionForwardWgmma {
       for (int n = 0; n < kPanels; ++n) {
         constexpr int pieces = Width / 8;
         const int first = n * kTile + steps.pairs[n].keys();
-        for (int at = first * pieces + thread; at < (n + 1) * kTile * pieces; at += kGroupThreads) {
-          const int place = panel_place<kKeys>(at / pieces, at % pieces * 8);
+        for (int piece = first * pieces + thread; piece < (n + 1) * kTile * pieces; piece += kGroupThreads) {
+          const int place = panel_place<kKeys>(piece / pieces, piece % pieces * 8);
           shared.value.template set_pack<8>(ring.stage * kStageEntries + place, Pack<S, 8>{});
         }
       }
@@ -129,7 +130,7 @@ struct AttentionForwardWgmma {
   }
 
   template <class Memory>
-  SK_DEVICE void load_panels(const TensorMap& map, Barrier& full, Memory& to, int stage,
+  SK_DEVICE void load_panels(const TensorMap& map, Barrier& full, Memory& to, int stage, const TilePlace& at,
                              const Steps<kPanels>& steps) const {
     expect_bytes(full, kStageEntries * sizeof(S));
 #pragma unroll
@@ -137,8 +138,7 @@ struct AttentionForwardWgmma {
       const TilePair& pair = steps.pairs[n];
       // beyond the last key are zeros
       const int row = static_cast<int>(pair.keys() > 0 ? pair.key_begin() : p.key_length);
-      load_rows<kKeys, Width>(map, full, to, stage * kStageEntries + n * kBoxEntries, row, pair.key_head(),
-                              pair.batch());
+      load_rows<kKeys, Width>(map, full, to, stage * kStageEntries + n * kBoxEntries, row, at.key_head, at.batch);
     }
   }
 

@@ -13,11 +13,10 @@ constexpr int kBoxRows = 64, kBoxEntries = kBoxRows * cuda::kPanel;  // 64 rows 
 // 64 rows of all columns: `first` is the entry where the first goes, in a tile of `Rows` rows. Rows and columns that
 // the tensor does not have are zeros. By one thread.
 template <int Rows, int Width, class Memory>
-SK_DEVICE inline void load_rows(const TensorMap& map, Barrier& full, Memory& to, int first, int row, int64_t head,
-                                int64_t batch) {
+SK_DEVICE inline void load_rows(const TensorMap& map, Barrier& full, Memory& to, int first, int row, int head,
+                                int batch) {
   for (int slab = 0; slab < Width / cuda::kPanel; ++slab) {
-    load_box(map, full, to, first + slab * (Rows * cuda::kPanel), slab * cuda::kPanel, row, static_cast<int>(head),
-             static_cast<int>(batch));
+    load_box(map, full, to, first + slab * (Rows * cuda::kPanel), slab * cuda::kPanel, row, head, batch);
   }
 }
 

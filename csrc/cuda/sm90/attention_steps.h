@@ -9,8 +9,24 @@
 
 namespace seo_kernels::cuda::sm90 {
 
+// Query heads that share a key head.
+SK_DEVICE inline int group_of(const AttentionParams& p) {
+  return static_cast<int>(p.query_heads) / static_cast<int>(p.key_heads);
+}
+
+// A tile of queries. Numbers of blocks, heads and tiles fit 32 bits, and their divisions stay short.
 struct TilePlace {
-  int64_t batch, head, tile;
+  int batch, head, key_head, tile;
+
+  // index: in (batch, head, tile)
+  SK_DEVICE TilePlace(const AttentionParams& p, int64_t index) {
+    const unsigned at = static_cast<unsigned>(index), tiles = static_cast<unsigned>(p.plan.tiles);
+    const unsigned heads = static_cast<unsigned>(p.query_heads);
+    tile = static_cast<int>(at % tiles);
+    head = static_cast<int>(at / tiles % heads);
+    batch = static_cast<int>(at / tiles / heads);
+    key_head = head / group_of(p);
+  }
 };
 
 // Panels that need not be neighbours; the last step's second may have no keys.
