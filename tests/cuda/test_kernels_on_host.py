@@ -203,6 +203,11 @@ def warps(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def matmul(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _program(tmp_path_factory.mktemp("matmul"), "matmul")
+
+
+@pytest.fixture(scope="module")
 def schedule(tmp_path_factory: pytest.TempPathFactory) -> Path:
     more = ("params/tile_plan.cpp", "cuda/host/device_limits.cpp")
     return _program(tmp_path_factory.mktemp("schedule"), "schedule", *more)
@@ -222,11 +227,6 @@ def test_blocks_take_the_longest_first(schedule: Path, mistake: str, said: str) 
     done = subprocess.run([schedule, mistake], capture_output=True, text=True)
     assert said in done.stdout, done.stdout + done.stderr
     assert (done.returncode == 0) is (mistake == "none")
-
-
-@pytest.fixture(scope="module")
-def matmul(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _program(tmp_path_factory.mktemp("matmul"), "matmul")
 
 
 WARPS = ("bfloat16", "float16", "neighbours", "swizzle 64", "swizzle 128", "swizzle 256", "band", "ranges")

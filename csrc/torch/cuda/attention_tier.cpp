@@ -3,38 +3,46 @@
 #include <algorithm>
 
 #include "cuda/sm80/attention.h"
+#include "cuda/sm90/attention.h"
 
 namespace seo_kernels {
 namespace {
 
 std::string why(const TierDecision& decision) {
   const std::string variable = kTierVariable, name = name_of(decision.tier);
+  const std::string refusals = decision.refusals.empty() ? "" : ", " + decision.refusals;
   if (decision.tier != Tier::kSimt) {
-    return name + ": " + variable + " asks for tensor cores; gradients of tables, slopes, sinks and masks are simt's";
+    return name + ": " + variable + " asks for tensor cores" + refusals +
+           "; gradients of tables, slopes, sinks and masks are simt's";
   }
   if (!decision.refusals.empty()) return name + ": " + decision.refusals;
-  return name + ": tensor cores (sm80) serve where " + variable + "=sm80 asks for them";
-}
-
-TierChoice choose(const AttentionProblem& p, int64_t (*tile_rows)(const AttentionProblem&),
-                  int64_t (*shared_bytes)(const AttentionProblem&)) {
-  const TierDecision decision = decide_tier(p.dtype, {{Tier::kSm80, [&] { return shared_bytes(p); }}});
-  return {decision.tier, decision.tier == Tier::kSimt ? cuda::kTile : tile_rows(p), why(decision)};
+  return name + ": tensor cores (sm80, sm90a) serve where " + variable + "=sm80 or sm90a asks for them";
 }
 
 }  // namespace
 
 TierChoice forward_tier(const AttentionProblem& p) {
-  return choose(p, cuda::sm80::forward_tile_rows, cuda::sm80::forward_shared_bytes);
+  const TierDecision decision = decide_tier(
+      p.dtype, {{Tier::kSm90a, [&] { return cuda::sm90::forward_shared_bytes(p); }, cuda::sm90::forward_refusal(p)},
+                {Tier::kSm80, [&] { return cuda::sm80::forward_shared_bytes(p); }}});
+  switch (decision.tier) {
+    case Tier::kSm90a:
+      return {decision.tier, cuda::sm90::kForwardTileRows, why(decision)};
+    case Tier::kSm80:
+      return {decision.tier, cuda::sm80::forward_tile_rows(p), why(decision)};
+    default:
+      return {decision.tier, cuda::kTile, why(decision)};
+  }
 }
 
-TierChoice backward_tier(const AttentionProblem& p) {
-  return choose(
-      p, [](const AttentionProblem&) { return int64_t{cuda::kTile}; },
-      [](const AttentionProblem& problem) {
-        return std::max(cuda::sm80::key_gradients_shared_bytes(problem),
-                        cuda::sm80::query_gradients_shared_bytes(problem));
-      });
+TierChoice backward_tier(const cuda::AttentionBackwardParams& p) {
+  const auto sm80_bytes = [&] {
+    return std::max(cuda::sm80::key_gradients_shared_bytes(p), cuda::sm80::query_gradients_shared_bytes(p));
+  };
+  const TierDecision decision = decide_tier(
+      p.dtype, {{Tier::kSm90a, [&] { return cuda::sm90::backward_shared_bytes(p); }, cuda::sm90::backward_refusal(p)},
+                {Tier::kSm80, sm80_bytes}});
+  return {decision.tier, cuda::kTile, why(decision)};
 }
 
 }  // namespace seo_kernels

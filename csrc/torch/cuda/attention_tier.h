@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <string>
 
-#include "params/attention_problem.h"
+#include "cuda/attention.h"
 #include "torch/cuda/tier.h"
 
 namespace seo_kernels {
@@ -18,6 +18,6 @@ struct TierChoice {
 // For the current device, as tier.h says.
 TierChoice forward_tier(const AttentionProblem& p);
 // Gradients of relative tables, slopes, sinks and masks are simt's in any case.
-TierChoice backward_tier(const AttentionProblem& p);
+TierChoice backward_tier(const cuda::AttentionBackwardParams& p);
 
 }  // namespace seo_kernels
