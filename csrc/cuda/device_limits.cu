@@ -5,11 +5,11 @@ namespace seo_kernels::cuda {
 #if defined(__CUDACC__)
 DeviceLimits device_limits() {
   int device, major, minor, bytes, cache;
-  check(cudaGetDevice(&device), "attention");
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "attention");
-  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "attention");
-  check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "attention");
-  check(cudaDeviceGetAttribute(&cache, cudaDevAttrL2CacheSize, device), "attention");
+  check(cudaGetDevice(&device), "device_limits");
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "device_limits");
+  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "device_limits");
+  check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "device_limits");
+  check(cudaDeviceGetAttribute(&cache, cudaDevAttrL2CacheSize, device), "device_limits");
   return {major, minor, bytes, cache};
 }
 #else
