@@ -1,16 +1,11 @@
 // bias_act and gated_act: one read and one write of every tensor; bias gradients in the same launch.
 #include "cuda/activation.h"
 
+#include "cuda/activation_jet.h"
 #include "cuda/summed_tile.h"
 
 namespace seo_kernels::cuda {
 namespace {
-
-// Out of line on the host, where it is compiled once per activation and not once per kernel.
-template <Activation Which, class Acc>
-SK_OUTLINED_ON_HOST Jet<Acc> jet_at(Acc x, Acc negative_slope) {
-  return jet<Which, ScalarArithmetic<Acc>>(x, negative_slope);
-}
 
 template <class Acc>
 SK_DEVICE Acc bias_at(const void* bias, int64_t column) {

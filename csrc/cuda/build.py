@@ -5,7 +5,8 @@
 The library, and a JSON file of what it was compiled for, come into FOLDER (by default seo_kernels/lib).
 
 Environment:
-    SEO_KERNELS_CUDA_ARCHS    compute capabilities, "75;80;86;89;90" by default; PTX of the last one is added
+    SEO_KERNELS_CUDA_ARCHS    compute capabilities, "75;80;86;89;90" by default; PTX of the last one is added;
+                              kernels of sm90a are compiled for 9.0 alone in any case, and run there only
     SEO_KERNELS_CUTLASS       the folder that has CuTe's headers, cute/; by default nvidia-cutlass's (PyPI)
     NVCC                      the compiler, by default nvcc on PATH
     MAX_JOBS                  how many files are compiled at a time
@@ -30,8 +31,8 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "cuda"
 LIBRARY = "libseo_kernels_cuda.so"
 ARCHITECTURES = "75;80;86;89;90"
-# which compute capability the kernels in a folder need: they are not compiled for less
-FOLDERS = {"sm80": 80}
+# which compute capability the kernels in a folder need: they are not compiled for less; "a": nor for more
+FOLDERS = {"sm80": "80", "sm90": "90a"}
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 # what is not in a CPU build of torch; the stub stands for the library that has it where there is a GPU
 STUB = "int aoti_torch_get_current_cuda_stream(int device, void** stream) { return 1; }\n"
@@ -81,9 +82,14 @@ def cutlass_headers() -> Path:
     return folder
 
 
-def gencode(archs: list[str], least: int) -> str:
-    """What nvcc compiles for: all of the architectures that are not below the least, or that one."""
-    archs = [arch for arch in archs if int(arch.rstrip("a")) >= least] or [str(least)]
+def gencode(archs: list[str], least: str) -> str:
+    """What nvcc compiles for: all of the architectures that are not below the least, or that one.
+
+    For an "a" architecture: that one alone, as machine code, which no other GPU runs.
+    """
+    if least.endswith("a"):
+        return f"-gencode=arch=compute_{least},code=sm_{least}"
+    archs = [arch for arch in archs if int(arch.rstrip("a")) >= int(least)] or [least]
     code = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
     newest = archs[-1].rstrip("a")  # PTX of an "a" architecture runs on no other
     return " ".join([*code, f"-gencode=arch=compute_{newest},code=compute_{newest}"])
@@ -127,7 +133,7 @@ def ninja_file(nvcc: str, archs: list[str]) -> str:
         "-ldl -lrt -lpthread -o $out",
         *(
             f"build {object_of(path)}: nvcc {path}\n"
-            f"  code = {gencode(archs, FOLDERS.get(path.parent.name, 0))}"
+            f"  code = {gencode(archs, FOLDERS.get(path.parent.name, '0'))}"
             for path in kernels
         ),
         *(f"build {object_of(path)}: cxx {path}" for path in hosts),

@@ -65,11 +65,12 @@ class Block {
 
   SK_DEVICE int64_t index() const { return blockIdx.x; }
   SK_DEVICE Shared& shared() { return shared_; }
+  SK_DEVICE static int thread() { return static_cast<int>(threadIdx.x); }
 
   // Calls f(thread) for all threads of the block.
   template <class F>
   SK_DEVICE void for_threads(F f) {
-    f(static_cast<int>(threadIdx.x));
+    f(thread());
   }
 
   SK_DEVICE void sync() { __syncthreads(); }
@@ -128,12 +129,12 @@ constexpr int blocks_at_once() {
   }
 }
 
-// Threads and bytes of shared memory stand in the name for those who read what the compiler made
+// Threads, bytes of shared memory and blocks at once stand in the name for those who read what the compiler made
 // (benchmarks/cuda_static.py).
-template <class Kernel, int kThreads = Kernel::kThreads, size_t kSharedBytes = sizeof(typename Kernel::Shared)>
-__global__ void __launch_bounds__(kThreads, blocks_at_once<Kernel>())
-    run_blocks(const __grid_constant__ Kernel kernel) {
-  extern __shared__ __align__(16) unsigned char memory[];
+template <class Kernel, int kThreads = Kernel::kThreads, size_t kSharedBytes = sizeof(typename Kernel::Shared),
+          int kBlocks = blocks_at_once<Kernel>()>
+__global__ void __launch_bounds__(kThreads, kBlocks) run_blocks(const __grid_constant__ Kernel kernel) {
+  extern __shared__ __align__(1024) unsigned char memory[];  // as the copy engine's swizzled tiles need
   Block<typename Kernel::Shared> block(*reinterpret_cast<typename Kernel::Shared*>(memory));
   kernel(block);
 }

@@ -14,7 +14,7 @@ DeviceLimits device_limits() {
 }
 #else
 // A cache so small that small problems do not fit.
-DeviceLimits device_limits() { return {8, 0, INT64_MAX, 64 << 10}; }
+DeviceLimits device_limits() { return {9, 0, INT64_MAX, 64 << 10}; }
 #endif
 
 }  // namespace seo_kernels::cuda

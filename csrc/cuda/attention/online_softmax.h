@@ -40,6 +40,17 @@ SK_DEVICE inline void for_rows_of(F f) {
   }
 }
 
+// 2^x for x <= 0; below 2^-126, zero.
+SK_DEVICE inline float weight_of(float x) {
+#if defined(__CUDA_ARCH__)
+  float weight;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(weight) : "f"(x));
+  return weight;
+#else
+  return exp2_of(x);
+#endif
+}
+
 // Over the threads that share a row.
 template <int M, class Block, class F>
 SK_DEVICE inline void combine_rows(Block& block, PerThread<PerRow<M>>& rows, F f) {
@@ -50,10 +61,19 @@ SK_DEVICE inline void combine_rows(Block& block, PerThread<PerRow<M>>& rows, F f
   });
 }
 
-// A thread's products become scores in the log2 domain. words[row]: the pattern's bits, where it hides some.
-template <Scores kScores, int M, class Words>
-SK_DEVICE inline void score_products(const AttentionParams& p, const TilePair& pair, Words& words, int thread,
-                                     int first_row, Tile<M, kMmaColumns>& weights) {
+// What a score, as score_products leaves it, is multiplied with to lie in the log2 domain: weights are then one
+// multiply-add and one power of two. Positive, so that maxima stay maxima.
+SK_DEVICE inline float log2_factor(const AttentionParams& p) {
+  const float scale = static_cast<float>(p.scale) * static_cast<float>(kLog2E);
+  return p.modifies_scores() || !(scale > 0.0f) ? static_cast<float>(kLog2E) : scale;
+}
+
+// Products of panel `Panel` become scores, to be multiplied with log2_factor. words[row]: the pattern's bits, where it
+// hides some.
+template <Scores kScores, int Panel, int M, int N, class Words>
+SK_DEVICE inline void score_products(const AttentionParams& p, const TilePair& pair, Words&& words, int thread,
+                                     int first_row, Tile<M, N>& weights) {
+  constexpr int first = Panel * kMmaColumns;
   const Scorer<float> scorer(p, pair.head());
   compute_anew_from(thread);  // places take registers
   compute_anew_from(first_row);
@@ -61,40 +81,42 @@ SK_DEVICE inline void score_products(const AttentionParams& p, const TilePair& p
   for (int m = 0; m < M; ++m) {
     const Pairs<false> at(thread, first_row + 16 * m);
     if (kScores == Scores::kPlain || !p.modifies_scores()) {
+      if (!(scorer.scale > 0.0f)) {
 #pragma unroll
-      for (int n = 0; n < kMmaColumns; ++n) {
+        for (int n = 0; n < kMmaColumns; ++n) {
 #pragma unroll
-        for (int e = 0; e < 4; ++e) weights.at[m][n].at[e] *= scorer.scale * static_cast<float>(kLog2E);
+          for (int e = 0; e < 4; ++e) weights.at[m][first + n].at[e] *= scorer.scale;
+        }
       }
     } else {
-      for_products<false>(
+      for_products<false, first>(
           m,
           [&](int n, int k) {
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
               float &x = weights.at[m][k].at[e], unused;
               const int query = at.query(n, e / 2, e % 2), key = at.key(n, e / 2, e % 2);
-              x = scorer.score(pair, x, query, key, unused) * static_cast<float>(kLog2E);
+              x = scorer.score(pair, x, query, key, unused);
             }
           },
           weights);
     }
     if (!pair.hides()) continue;
-    const MmaBits visible = visible_pairs(pair, words, at);
+    const MmaBits visible = Panel > 0 && pair.keys() == 0 ? 0 : visible_pairs(pair, words, at);
 #pragma unroll
     for (int n = 0; n < kMmaColumns; ++n) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        if (!(visible >> (4 * n + e) & 1)) weights.at[m][n].at[e] = kHidden<float>;
+        if (!(visible >> (4 * n + e) & 1)) weights.at[m][first + n].at[e] = kHidden<float>;
       }
     }
   }
 }
 
-// Weights that dropout keeps grow, the others become zeros.
-template <int M, class Block, class FirstRow>
+// Of panel `Panel`, weights that dropout keeps grow, and the others become zeros.
+template <int Panel, int M, int N, class Block, class FirstRow>
 SK_DEVICE inline void drop_weights(Block& block, const AttentionParams& p, const TilePair& pair, FirstRow first_row,
-                                   PerThread<Tile<M, kMmaColumns>>& weights) {
+                                   PerThread<Tile<M, N>>& weights) {
   const float factor = static_cast<float>(1.0 / (1.0 - p.dropout_p));
 #pragma unroll
   for (int m = 0; m < M; ++m) {
@@ -105,30 +127,40 @@ SK_DEVICE inline void drop_weights(Block& block, const AttentionParams& p, const
       for (int n = 0; n < kMmaColumns; ++n) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          weights[thread].at[m][n].at[e] *= kept[thread] >> (4 * n + e) & 1 ? factor : 0.0f;
+          weights[thread].at[m][Panel * kMmaColumns + n].at[e] *= kept[thread] >> (4 * n + e) & 1 ? factor : 0.0f;
         }
       }
     });
   }
 }
 
-// The products of `Panels` panels become weights; calls shrink(thread, m, h, factor) for what was summed before of a
-// row. words(n): what the pattern lets rows see of the n-th panel. Rows: SoftmaxRows, or what extends it.
-template <Scores kScores, int Panels, int M, class Block, class Words, class FirstRow, class Rows, class Shrink>
-SK_DEVICE inline void weigh_products(Block& block, const AttentionParams& p, const TilePair* pairs, Words words,
-                                     FirstRow first_row, PerThread<Tile<M, kMmaColumns>>* weights,
+// Calls f(n) with n = 0 to Panels - 1 as constants.
+template <int Panels, class F>
+SK_DEVICE inline void for_panels_of(F f) {
+  f(std::integral_constant<int, 0>{});
+  if constexpr (Panels > 1) f(std::integral_constant<int, 1>{});
+  static_assert(Panels <= 2);
+}
+
+// The products of panels side by side, one for each of `pairs`, become weights; calls shrink(thread, m, h, factor) for
+// what was summed of a row before. All panels but the first may have no keys. words(n): what the pattern lets rows see
+// of the n-th panel. Rows: SoftmaxRows, or what extends it.
+template <Scores kScores, int Panels, int M, int N, class Block, class Words, class FirstRow, class Rows, class Shrink>
+SK_DEVICE inline void weigh_products(Block& block, const AttentionParams& p, const TilePair (&pairs)[Panels],
+                                     Words words, FirstRow first_row, PerThread<Tile<M, N>>& weights,
                                      PerThread<Rows>& rows, Shrink shrink) {
+  static_assert(N == Panels * kMmaColumns);
+  const float to_log2 = log2_factor(p);
   PerThread<PerRow<M>> best;
   block.for_threads([&](int thread) {
-#pragma unroll
-    for (int n = 0; n < Panels; ++n) {
-      score_products<kScores>(p, pairs[n], words(n), thread, first_row(thread), weights[n][thread]);
-    }
+    for_panels_of<Panels>([&](auto panel) {
+      score_products<kScores, panel>(p, pairs[panel], words(panel), thread, first_row(thread), weights[thread]);
+    });
     for_rows_of<M>([&](int m, int h) {
       float most = kHidden<float>;
 #pragma unroll
-      for (int n = 0; n < Panels * kMmaColumns; ++n) {
-        const float (&x)[4] = weights[n / kMmaColumns][thread].at[m][n % kMmaColumns].at;
+      for (int n = 0; n < N; ++n) {
+        const float (&x)[4] = weights[thread].at[m][n].at;
         most = larger(most, larger(x[2 * h], x[2 * h + 1]));
       }
       best[thread].at[m][h] = most;
@@ -138,15 +170,15 @@ SK_DEVICE inline void weigh_products(Block& block, const AttentionParams& p, con
   block.for_threads([&](int thread) {
     Rows& row = rows[thread];
     for_rows_of<M>([&](int m, int h) {
-      const float before = row.maximum[m][h], maximum = larger(before, best[thread].at[m][h]);
-      const float shift = maximum == kHidden<float> ? 0.0f : maximum, factor = exp2_of(before - shift);
+      const float before = row.maximum[m][h], maximum = larger(before, best[thread].at[m][h] * to_log2);
+      const float shift = maximum == kHidden<float> ? 0.0f : maximum, factor = weight_of(before - shift);
       float total = row.total[m][h] * factor;
 #pragma unroll
-      for (int n = 0; n < Panels * kMmaColumns; ++n) {
+      for (int n = 0; n < N; ++n) {
 #pragma unroll
         for (int c = 0; c < 2; ++c) {
-          float& weight = weights[n / kMmaColumns][thread].at[m][n % kMmaColumns].at[2 * h + c];
-          weight = exp2_of(weight - shift);
+          float& weight = weights[thread].at[m][n].at[2 * h + c];
+          weight = weight_of(weight * to_log2 - shift);
           total += weight;
         }
       }
@@ -157,8 +189,7 @@ SK_DEVICE inline void weigh_products(Block& block, const AttentionParams& p, con
   });
   if constexpr (kScores != Scores::kPlain) {
     if (!p.dropout) return;
-#pragma unroll
-    for (int n = 0; n < Panels; ++n) drop_weights(block, p, pairs[n], first_row, weights[n]);
+    for_panels_of<Panels>([&](auto panel) { drop_weights<panel>(block, p, pairs[panel], first_row, weights); });
   }
 }
 

@@ -60,6 +60,12 @@ class TilePair {
     return true;
   }
 
+  // As if the panel had no keys: everything is hidden.
+  SK_DEVICE void set_no_keys() {
+    key_begin_ = key_count_;
+    by_pattern_ = by_segment_ = false;
+  }
+
   // The words of the pattern's bits, where it hides some of the panel; a barrier follows before they are read.
   template <class Block>
   SK_DEVICE void find_words(Block& block) const {

@@ -137,8 +137,8 @@ struct AttentionForwardMma {
   template <class Block>
   SK_DEVICE void weigh(Block& block, const TilePair& pair, PerThread<Weights>& weights, PerThread<Rows>& rows,
                        PerThread<Sums>& sums) const {
-    weigh_products<kScores, 1>(
-        block, p, &pair, [&](int) -> auto& { return block.shared().words; }, warp_row<kM>, &weights, rows,
+    weigh_products<kScores>(
+        block, p, {pair}, [&](int) -> auto& { return block.shared().words; }, warp_row<kM>, weights, rows,
         [&](int thread, int m, int h, float factor) {
 #pragma unroll
           for (int n = 0; n < Width / 8; ++n) {

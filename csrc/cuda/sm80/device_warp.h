@@ -8,8 +8,8 @@
 namespace seo_kernels::cuda {
 
 template <bool Turned, class Block, class Memory, class To, class From>
-SK_DEVICE inline void read_matrices(Block&, Memory& memory, To to, From from) {
-  const int thread = static_cast<int>(threadIdx.x);
+SK_DEVICE inline void read_matrices(Block& block, Memory& memory, To to, From from) {
+  const int thread = block.thread();
   const auto& source = *reinterpret_cast<const cute::uint128_t*>(memory.address(from(thread)));
   Fragment& f = to(thread);
   if constexpr (Turned) {
@@ -21,10 +21,10 @@ SK_DEVICE inline void read_matrices(Block&, Memory& memory, To to, From from) {
 
 // right(thread): two registers
 template <class S, class Block, class To, class Left, class Right>
-SK_DEVICE inline void multiply(Block&, To to, Left left, Right right) {
+SK_DEVICE inline void multiply(Block& block, To to, Left left, Right right) {
   using Mma = std::conditional_t<std::is_same_v<S, BFloat16>, cute::SM80_16x8x16_F32BF16BF16F32_TN,
                                  cute::SM80_16x8x16_F32F16F16F32_TN>;
-  const int thread = static_cast<int>(threadIdx.x);
+  const int thread = block.thread();
   float (&c)[4] = to(thread).at;
   const uint32_t (&a)[4] = left(thread).at;
   const uint32_t* b = right(thread);

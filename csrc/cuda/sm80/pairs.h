@@ -140,22 +140,23 @@ SK_DEVICE inline void kept_pairs(Block& block, const AttentionParams& p, const T
   });
 }
 
-// Calls f(n, k) for products n of 16 rows: unrolled, k being n, or, where f is large, in a loop that turns the named
-// tiles' row m so that the product at hand is their first.
-template <bool Unrolled, class F, class... Tiles>
+// Calls f(n, k) for the products of 16 rows and 64 columns, from product `First` of the named tiles' row m on, of which
+// k is to be taken: unrolled, or, where f is large, in a loop that turns them so that the product at hand is the first.
+template <bool Unrolled, int First = 0, class F, class... Tiles>
 SK_DEVICE inline void for_products(int m, F f, Tiles&... tiles) {
   if constexpr (Unrolled) {
 #pragma unroll
-    for (int n = 0; n < kMmaColumns; ++n) f(n, n);
+    for (int n = 0; n < kMmaColumns; ++n) f(n, First + n);
   } else {
 #pragma unroll 1
     for (int n = 0; n < kMmaColumns; ++n) {
-      f(n, 0);
+      f(n, First);
       const auto turn = [&](auto& tile) {
-        const Product first = tile.at[m][0];
+        Product* products = tile.at[m] + First;
+        const Product first = products[0];
 #pragma unroll
-        for (int k = 0; k + 1 < kMmaColumns; ++k) tile.at[m][k] = tile.at[m][k + 1];
-        tile.at[m][kMmaColumns - 1] = first;
+        for (int k = 0; k + 1 < kMmaColumns; ++k) products[k] = products[k + 1];
+        products[kMmaColumns - 1] = first;
       };
       (turn(tiles), ...);
     }

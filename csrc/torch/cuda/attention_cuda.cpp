@@ -1,5 +1,6 @@
 // The attention ops on the GPU: allocation, order of the kernels, registration.
 #include "cuda/sm80/attention.h"
+#include "cuda/sm90/attention.h"
 #include "torch/attention_arguments.h"
 #include "torch/cuda/attention_tier.h"
 #include "torch/cuda/device.h"
@@ -82,6 +83,8 @@ std::tuple<Tensor, Tensor> attention_forward(Tensor query, Tensor key, Tensor va
   cuda::attention_rows(p, nullptr, device.stream);
   if (choice.tier == Tier::kSimt) {
     cuda::attention_forward(p, device.stream);
+  } else if (choice.tier == Tier::kSm90a) {
+    cuda::sm90::attention_forward(p, device.stream);
   } else {
     const NarrowTables tables(p, query, device.stream);
     cuda::sm80::attention_forward(p, device.stream);
@@ -101,7 +104,7 @@ std::tuple<std::string, int64_t, std::string> attention_tier(
   prepare(a, p);
   const DeviceScope device(query);
   const TierChoice choice = forward_tier(p);
-  return {choice.tier == Tier::kSimt ? "simt" : "sm80", choice.tile_rows, choice.why};
+  return {name_of(choice.tier), choice.tile_rows, choice.why};
 }
 
 class Backward {
@@ -128,11 +131,12 @@ class Backward {
     const Tensor delta = new_tensor(a_.query, {p_.batch, p_.query_heads, p_.query_length}, a_.acc_type());
     p_.delta = delta.data_ptr();
     cuda::attention_rows(p_, &p_, stream);
-    if (backward_tier(p_).tier == Tier::kSimt) {
+    const Tier tier = backward_tier(p_).tier;
+    if (tier == Tier::kSimt) {
       if (p_.grad_key || p_.grad_value) cuda::attention_key_gradients(p_, stream);
       if (p_.grad_query || p_.wants_tables()) cuda::attention_query_gradients(p_, stream);
     } else {
-      run_on_tensor_cores(stream);
+      run_on_tensor_cores(tier, stream);
     }
     if (wanted_[kMask]) cuda::attention_mask_gradient(p_, stream);
     for (int which = kRelativeKey; which < kGradients; ++which) {
@@ -153,14 +157,19 @@ class Backward {
   }
 
  private:
-  void run_on_tensor_cores(cuda::Stream stream) {
-    const NarrowTables tables(p_, a_.query, stream);
-    if (p_.grad_key || p_.grad_value) cuda::sm80::attention_key_gradients(p_, stream);
-    if (p_.grad_query) cuda::sm80::attention_query_gradients(p_, stream);
-    if (p_.slot_relative_key || p_.slot_relative_value) cuda::sm80::attention_table_gradients(p_, stream);
-    cuda::AttentionBackwardParams rest = p_;
+  void run_on_tensor_cores(Tier tier, cuda::Stream stream) {
+    cuda::AttentionBackwardParams rest = p_;  // what queries share, but for relative keys' and values' tables
     rest.grad_query = {};
-    rest.slot_relative_key = rest.slot_relative_value = nullptr;
+    if (tier == Tier::kSm90a) {
+      if (p_.grad_key || p_.grad_value) cuda::sm90::attention_key_gradients(p_, stream);
+      if (p_.grad_query) cuda::sm90::attention_query_gradients(p_, stream);
+    } else {
+      const NarrowTables tables(p_, a_.query, stream);
+      if (p_.grad_key || p_.grad_value) cuda::sm80::attention_key_gradients(p_, stream);
+      if (p_.grad_query) cuda::sm80::attention_query_gradients(p_, stream);
+      if (p_.slot_relative_key || p_.slot_relative_value) cuda::sm80::attention_table_gradients(p_, stream);
+      rest.slot_relative_key = rest.slot_relative_value = nullptr;
+    }
     if (rest.wants_tables()) cuda::attention_query_gradients(rest, stream);
   }
 

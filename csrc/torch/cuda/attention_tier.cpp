@@ -1,62 +1,48 @@
 #include "torch/cuda/attention_tier.h"
 
 #include <algorithm>
-#include <cstdlib>
-#include <stdexcept>
-#include <string_view>
 
-#include "cuda/device_limits.h"
 #include "cuda/sm80/attention.h"
+#include "cuda/sm90/attention.h"
 
 namespace seo_kernels {
 namespace {
 
-constexpr const char* kVariable = "SEO_KERNELS_TIER";
-
-Tier asked_for() {
-  const char* value = std::getenv(kVariable);
-  const std::string_view name = value ? value : "";
-  if (name.empty() || name == "simt") return Tier::kSimt;
-  if (name == "sm80") return Tier::kSm80;
-  throw std::invalid_argument(std::string(kVariable) + " is '" + value + "', expected simt or sm80");
-}
-
-// Why the tier cannot serve with blocks of so much shared memory; "" where it can.
-std::string refusal_of_sm80(const AttentionProblem& p, int64_t (*shared_bytes)(const AttentionProblem&)) {
-  if (!cuda::sm80::has_type(p.dtype)) return "it multiplies bfloat16 and float16 only";
-  const cuda::DeviceLimits has = cuda::device_limits();
-  if (has.major < 8) {
-    return "the GPU has compute capability " + std::to_string(has.major) + "." + std::to_string(has.minor) +
-           ", it needs 8.0";
+std::string why(const TierDecision& decision) {
+  const std::string variable = kTierVariable, name = name_of(decision.tier);
+  const std::string refusals = decision.refusals.empty() ? "" : ", " + decision.refusals;
+  if (decision.tier != Tier::kSimt) {
+    return name + ": " + variable + " asks for tensor cores" + refusals +
+           "; gradients of tables, slopes, sinks and masks are simt's";
   }
-  const int64_t bytes = shared_bytes(p);
-  if (bytes <= has.shared_bytes) return "";
-  return "a block would take " + std::to_string(bytes) + " bytes of shared memory, the GPU has " +
-         std::to_string(has.shared_bytes);
-}
-
-TierChoice choose(const AttentionProblem& p, int64_t tile_rows, int64_t (*shared_bytes)(const AttentionProblem&)) {
-  const std::string variable = kVariable;
-  if (asked_for() == Tier::kSimt) {
-    return {Tier::kSimt, cuda::kTile, "simt: tensor cores (sm80) serve where " + variable + "=sm80 asks for them"};
-  }
-  const std::string refusal = refusal_of_sm80(p, shared_bytes);
-  if (!refusal.empty()) return {Tier::kSimt, cuda::kTile, "simt: sm80 refuses, " + refusal};
-  return {Tier::kSm80, tile_rows,
-          "sm80: " + variable + " asks for tensor cores; gradients of tables, slopes, sinks and masks are simt's"};
+  if (!decision.refusals.empty()) return name + ": " + decision.refusals;
+  return name + ": tensor cores (sm80, sm90a) serve where " + variable + "=sm80 or sm90a asks for them";
 }
 
 }  // namespace
 
 TierChoice forward_tier(const AttentionProblem& p) {
-  const bool narrow = cuda::sm80::has_type(p.dtype);
-  return choose(p, narrow ? cuda::sm80::forward_tile_rows(p) : cuda::kTile, cuda::sm80::forward_shared_bytes);
+  const TierDecision decision = decide_tier(
+      p.dtype, {{Tier::kSm90a, [&] { return cuda::sm90::forward_shared_bytes(p); }, cuda::sm90::forward_refusal(p)},
+                {Tier::kSm80, [&] { return cuda::sm80::forward_shared_bytes(p); }}});
+  switch (decision.tier) {
+    case Tier::kSm90a:
+      return {decision.tier, cuda::sm90::kForwardTileRows, why(decision)};
+    case Tier::kSm80:
+      return {decision.tier, cuda::sm80::forward_tile_rows(p), why(decision)};
+    default:
+      return {decision.tier, cuda::kTile, why(decision)};
+  }
 }
 
-TierChoice backward_tier(const AttentionProblem& p) {
-  return choose(p, cuda::kTile, [](const AttentionProblem& problem) {
-    return std::max(cuda::sm80::key_gradients_shared_bytes(problem), cuda::sm80::query_gradients_shared_bytes(problem));
-  });
+TierChoice backward_tier(const cuda::AttentionBackwardParams& p) {
+  const auto sm80_bytes = [&] {
+    return std::max(cuda::sm80::key_gradients_shared_bytes(p), cuda::sm80::query_gradients_shared_bytes(p));
+  };
+  const TierDecision decision = decide_tier(
+      p.dtype, {{Tier::kSm90a, [&] { return cuda::sm90::backward_shared_bytes(p); }, cuda::sm90::backward_refusal(p)},
+                {Tier::kSm80, sm80_bytes}});
+  return {decision.tier, cuda::kTile, why(decision)};
 }
 
 }  // namespace seo_kernels

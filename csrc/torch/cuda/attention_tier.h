@@ -4,11 +4,10 @@
 #include <cstdint>
 #include <string>
 
-#include "params/attention_problem.h"
+#include "cuda/attention.h"
+#include "torch/cuda/tier.h"
 
 namespace seo_kernels {
-
-enum class Tier { kSimt, kSm80 };
 
 struct TierChoice {
   Tier tier;
@@ -16,10 +15,9 @@ struct TierChoice {
   std::string why;
 };
 
-// For the current device. SEO_KERNELS_TIER asks for a tier, "simt" by default; what a tier cannot do it refuses, and
-// the one below serves. Throws std::invalid_argument on another name.
+// For the current device, as tier.h says.
 TierChoice forward_tier(const AttentionProblem& p);
 // Gradients of relative tables, slopes, sinks and masks are simt's in any case.
-TierChoice backward_tier(const AttentionProblem& p);
+TierChoice backward_tier(const cuda::AttentionBackwardParams& p);
 
 }  // namespace seo_kernels

@@ -1,13 +1,42 @@
-// linear on the GPU: activation(input weight^T + bias) and its gradients. Products are torch's, bias included; the
-// activation is one more read and write.
+// linear on the GPU: activation(input weight^T + bias) and its gradients. On tensor cores products are our own, bias
+// and activation being part of forward's; otherwise they are torch's, bias included, and the activation is one more
+// read and write.
 #include "cuda/activation.h"
 #include "torch/activation_names.h"
 #include "torch/cuda/column_sums.h"
 #include "torch/cuda/matmul.h"
+#include "torch/cuda/tensor_cores.h"
 #include "torch/linear_arguments.h"
 
 namespace seo_kernels {
 namespace {
+
+bool on_tensor_cores(const Tensor& input) {
+  return decide_tier(dtype_of(input, "input"), {{Tier::kSm80, cuda::sm80::matmul_shared_bytes}}).tier == Tier::kSm80;
+}
+
+// out (rows, out_features) = activation(input weight^T + bias), on tensor cores; what the activation is of goes to
+// `preactivation`, where it has entries. Both are contiguous matrices.
+void product_on_tensor_cores(const Tensor& input, Tensor weight, const OptionalTensor& bias,
+                             const std::string& activation, Tensor out, Tensor preactivation, cuda::Stream stream) {
+  if (out.numel() == 0) return;
+  Tensor matrix = as_matrix(input);
+  const Tensor wide_bias = bias ? as_type(*bias, ScalarType::Float) : out;
+  const MatrixView left = rows_of(matrix, "input"), right = matrix_of(weight, "weight");
+  cuda::sm80::LinearForwardParams p{cuda::MatmulParams::with_left_rows(left, right)};
+  if (bias) p.bias = static_cast<const float*>(wide_bias.data_ptr());
+  p.activates = !activation.empty();
+  if (p.activates) p.activation = activation_of(activation);
+  p.out = rows_of(out, "out");
+  if (preactivation.numel() > 0) p.preactivation = rows_of(preactivation, "preactivation");
+  linear_on_tensor_cores(p, stream);
+}
+
+// out = left right^T, contiguous
+void multiply_on_tensor_cores(Tensor left, Tensor right, Tensor out, cuda::Stream stream) {
+  if (out.numel() == 0) return;
+  multiply_on_tensor_cores({matrix_of(left, "left"), matrix_of(right, "right")}, rows_of(out, "out"), stream);
+}
 
 // out (rows, out_features) = input weight^T + bias
 void product_with_bias(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, const Tensor& out) {
@@ -44,6 +73,11 @@ std::tuple<Tensor, Tensor> linear_forward(Tensor input, Tensor weight, OptionalT
   Tensor out = new_tensor(input, shape, input.scalar_type());
   const bool kept = keep && !activation.empty();
   Tensor preactivation = new_tensor(input, kept ? shape : std::vector<int64_t>{0}, input.scalar_type());
+  if (on_tensor_cores(input)) {
+    product_on_tensor_cores(input, weight, bias, activation, as_matrix(out),
+                            kept ? as_matrix(preactivation) : preactivation, device.stream);
+    return {out, preactivation};
+  }
   const Tensor before = as_matrix(kept ? preactivation : out);
   product_with_bias(input, weight, bias, before);
   if (!activation.empty()) activate(before, activation, as_matrix(out), device.stream);
@@ -88,13 +122,15 @@ std::tuple<Tensor, Tensor, Tensor> linear_backward(Tensor grad_out, Tensor input
   check_wanted(wanted, kLinearGradients);
   const DeviceScope device(input);
   const WithoutAutograd guard;
-  const bool sums = wanted[kBias] && bias;
+  const bool sums = wanted[kBias] && bias, own = on_tensor_cores(input);
   Tensor gradient = as_matrix(grad_out), grad_bias = absent_like(input);
   if (!activation.empty()) {
     leave_out_absent(preactivation);
     if (!preactivation) {
       preactivation = new_tensor(input, output_shape(input, weight), input.scalar_type());
-      product_with_bias(input, weight, bias, as_matrix(*preactivation));
+      const Tensor before = as_matrix(*preactivation);
+      own ? product_on_tensor_cores(input, weight, bias, "", before, absent_like(input), device.stream)
+          : product_with_bias(input, weight, bias, before);
     }
     check_preactivation(*preactivation, input, weight);
     const RowGradients rows = row_gradients(grad_out, *preactivation, activation, sums, device.stream);
@@ -106,11 +142,13 @@ std::tuple<Tensor, Tensor, Tensor> linear_backward(Tensor grad_out, Tensor input
   Tensor grad_input = absent_like(input), grad_weight = absent_like(input);
   if (wanted[kInput]) {
     grad_input = new_tensor(input, shape_of(input), input.scalar_type());
-    multiply(gradient, weight, as_matrix(grad_input));
+    own ? multiply_on_tensor_cores(gradient, transposed(weight), as_matrix(grad_input), device.stream)
+        : multiply(gradient, weight, as_matrix(grad_input));
   }
   if (wanted[kWeight]) {
     grad_weight = new_tensor(input, shape_of(weight), input.scalar_type());
-    multiply(transposed(gradient), as_matrix(input), grad_weight);
+    own ? multiply_on_tensor_cores(transposed(gradient), transposed(as_matrix(input)), grad_weight, device.stream)
+        : multiply(transposed(gradient), as_matrix(input), grad_weight);
   }
   return {grad_input, grad_weight, grad_bias};
 }

@@ -1,0 +1,307 @@
+// Attention forward on warpgroups: a block has a tile of 128 queries, 64 for each of two consumers, and goes over the
+// panels of keys that they visit, with an online softmax. The producer copies queries once, and keys and values into
+// rings of two stages. A consumer begins the next step's scores before the values of this one are multiplied, and turns
+// them into weights meanwhile; consumers take turns to begin products, so that one's softmax runs beside the other's
+// products. Scores and weights stay in registers.
+//
+// Of a multiprocessor's 227 KiB of shared memory, and of a consumer thread's 232 registers, what takes most:
+//
+//   width                        64        128       256
+//   keys of a step               128       128       64
+//   queries, KiB                 16        32        64
+//   keys and values, KiB         2 x 32    2 x 64    2 x 64
+//   sums + scores + weights      32+64+32  64+64+32  128+32+16
+#include "cuda/attention/online_softmax.h"
+#include "cuda/attention/schedule.h"
+#include "cuda/sm90/attention.h"
+#include "cuda/sm90/attention_sources.h"
+#include "cuda/sm90/attention_steps.h"
+
+namespace seo_kernels::cuda::sm90 {
+namespace {
+
+template <class S, int Width, Scores kScores>
+struct AttentionForwardWgmma {
+  static constexpr int kConsumers = 2, kThreads = warpgroup_threads(kConsumers);
+  static constexpr int kTileRows = kConsumers * kGroupRows;
+  static constexpr int kPanels = Width <= 128 ? 2 : 1, kKeys = kPanels * kTile, kStages = 2;
+  static constexpr int kGroupEntries = kGroupRows * Width, kStageEntries = kKeys * Width;
+  struct Shared {
+    SwizzledArray<S, kConsumers * kGroupEntries> query;  // a consumer's 64 rows, then the other's; later their outputs
+    SwizzledArray<S, kStages * kStageEntries> key, value;
+    SharedArray<uint64_t, kPanels * kTileRows> words;  // what the pattern lets each query see
+    Barrier query_full, key_full[kStages], key_empty[kStages], value_full[kStages], value_empty[kStages];
+    Barrier cut;               // values of which key_lengths hides some rows are there
+    Barrier turn[kConsumers];  // the consumer may begin products
+  };
+  using Products = Tile<1, kPanels * kMmaColumns>;
+  using Sums = Tile<1, Width / 8>;
+  using Weights = PerThread<Fragment>[kKeys / kStep];
+  AttentionForwardParams p;
+  Schedule schedule;
+  TensorMap query, key, value;
+
+  template <class Block>
+  SK_DEVICE void operator()(Block& block) const {
+    block.for_threads([&](int thread) {
+      if (thread != 0) return;
+      Shared& shared = block.shared();
+      init_barrier(shared.query_full, 1);
+      init_barrier(shared.cut, 1);
+      for (Barrier& turn : shared.turn) init_barrier(turn, kGroupArrivals);
+      for (int s = 0; s < kStages; ++s) {
+        init_barrier(shared.key_full[s], 1);
+        init_barrier(shared.value_full[s], 1);
+        init_barrier(shared.key_empty[s], kConsumers * kGroupArrivals);
+        init_barrier(shared.value_empty[s], kConsumers * kGroupArrivals);
+      }
+    });
+    const TilePlace at(p, schedule.at(block.index()));
+    run_roles<kConsumers>(
+        block, [&](auto& producer) { produce(producer, at); }, [&](auto& consumer) { consume(consumer, at); });
+  }
+
+ private:
+  template <class Group>
+  SK_DEVICE void produce(Group& producer, const TilePlace& at) const {
+    Shared& shared = producer.shared();
+    Steps<kPanels> steps(p, at);
+    producer.one_thread([&] {
+      expect_bytes(shared.query_full, kConsumers * kGroupEntries * sizeof(S));
+      const int row = static_cast<int>(steps.pairs[0].row_begin());
+      for (int n = 0; n < kConsumers; ++n) {
+        load_rows<kGroupRows, Width>(query, shared.query_full, shared.query, n * kGroupEntries, row + n * kGroupRows,
+                                     at.head, at.batch);
+      }
+    });
+    Ring<kStages> ring;
+    bool more = steps.next();
+    if (more) load_keys(producer, at, steps, ring);
+#pragma unroll 1
+    while (more) {
+      const Steps<kPanels> now = steps;
+      const Ring<kStages> values = ring;
+      ring.advance();
+      more = steps.next();
+      if (more) load_keys(producer, at, steps, ring);
+      load_values(producer, at, now, values);
+    }
+  }
+
+  template <class Group>
+  SK_DEVICE void load_keys(Group& producer, const TilePlace& at, const Steps<kPanels>& steps,
+                           const Ring<kStages>& ring) const {
+    Shared& shared = producer.shared();
+    producer.one_thread([&] {
+      wait_alone(shared.key_empty[ring.stage], ring.parity ^ 1);
+      load_panels(key, shared.key_full[ring.stage], shared.key, ring.stage, at, steps);
+    });
+  }
+
+  // Values that key_lengths hides may hold anything: zeros come in their place.
+  template <class Group>
+  SK_DEVICE void load_values(Group& producer, const TilePlace& at, const Steps<kPanels>& steps,
+                             const Ring<kStages>& ring) const {
+    Shared& shared = producer.shared();
+    bool cut = false;
+    for (const TilePair& pair : steps.pairs) {
+      cut |= pair.keys() > 0 && pair.keys() < kTile && pair.key_begin() + pair.keys() < p.key_length;
+    }
+    Barrier& full = shared.value_full[ring.stage];
+    producer.one_thread([&] {
+      wait_alone(shared.value_empty[ring.stage], ring.parity ^ 1);
+      load_panels(value, cut ? shared.cut : full, shared.value, ring.stage, at, steps);
+    });
+    if (!cut) return;
+    producer.wait(shared.cut, 0);  // one panel at most is cut
+    producer.for_threads([&](int thread) {
+      for (int n = 0; n < kPanels; ++n) {
+        constexpr int pieces = Width / 8;
+        const int first = n * kTile + steps.pairs[n].keys();
+        for (int piece = first * pieces + thread; piece < (n + 1) * kTile * pieces; piece += kGroupThreads) {
+          const int place = panel_place<kKeys>(piece / pieces, piece % pieces * 8);
+          shared.value.template set_pack<8>(ring.stage * kStageEntries + place, Pack<S, 8>{});
+        }
+      }
+    });
+    producer.show_to_engines();
+    producer.sync();
+    producer.one_thread([&] { expect_bytes(full, 0); });
+  }
+
+  template <class Memory>
+  SK_DEVICE void load_panels(const TensorMap& map, Barrier& full, Memory& to, int stage, const TilePlace& at,
+                             const Steps<kPanels>& steps) const {
+    expect_bytes(full, kStageEntries * sizeof(S));
+#pragma unroll
+    for (int n = 0; n < kPanels; ++n) {
+      const TilePair& pair = steps.pairs[n];
+      // beyond the last key are zeros
+      const int row = static_cast<int>(pair.keys() > 0 ? pair.key_begin() : p.key_length);
+      load_rows<kKeys, Width>(map, full, to, stage * kStageEntries + n * kBoxEntries, row, at.key_head, at.batch);
+    }
+  }
+
+  template <class Group>
+  SK_DEVICE void consume(Group& consumer, const TilePlace& at) const {
+    Shared& shared = consumer.shared();
+    const int group = consumer.group();
+    Steps<kPanels> steps(p, at);
+    PerThread<Sums> sums;
+    PerThread<Products> products;
+    PerThread<SoftmaxRows<1>> rows;
+    PerThread<PerRow<1>> factors;  // of what was summed before
+    Weights weights;
+    consumer.for_threads([&](int thread) {
+      sums[thread] = Sums{};
+      rows[thread] = no_rows<1>();
+    });
+    consumer.wait(shared.query_full, 0);
+    Ring<kStages> ring;
+    int turn = group == 0;  // the first one's is given
+    bool more = steps.next();
+    const bool any = more;
+    if (any) {
+      consumer.wait(shared.key_full[ring.stage], ring.parity);
+      begin_scores(consumer, ring.stage, products);
+      wait_for_products<0>(consumer, products);
+      consumer.arrive(shared.key_empty[ring.stage]);
+      weigh(consumer, steps, products, rows, factors);
+      narrow(consumer, products, weights);
+      more = steps.next();
+    }
+#pragma unroll 1
+    while (more) {
+      const Ring<kStages> values = ring;
+      ring.advance();
+      consumer.wait(shared.key_full[ring.stage], ring.parity);
+      consumer.wait(shared.value_full[values.stage], values.parity);
+      consumer.wait(shared.turn[group], turn);
+      begin_scores(consumer, ring.stage, products);
+      begin_values(consumer, values.stage, weights, sums);
+      consumer.arrive(shared.turn[1 - group]);
+      turn ^= 1;
+      wait_for_products<1>(consumer, products);
+      consumer.arrive(shared.key_empty[ring.stage]);
+      weigh(consumer, steps, products, rows, factors);
+      wait_for_products<0>(consumer, sums);
+      consumer.arrive(shared.value_empty[values.stage]);
+      consumer.for_threads([&](int thread) {
+#pragma unroll
+        for (int n = 0; n < Width / 8; ++n) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) sums[thread].at[0][n].at[e] *= factors[thread].at[0][e / 2];
+        }
+      });
+      narrow(consumer, products, weights);
+      more = steps.next();
+    }
+    if (any) {
+      consumer.wait(shared.value_full[ring.stage], ring.parity);
+      begin_values(consumer, ring.stage, weights, sums);
+      wait_for_products<0>(consumer, sums);
+    }
+    finish(consumer, steps.pairs[0], rows, sums);
+  }
+
+  // products = queries . keys
+  template <class Group>
+  SK_DEVICE void begin_scores(Group& consumer, int stage, PerThread<Products>& products) const {
+    Shared& shared = consumer.shared();
+    begin_products(consumer, products);
+#pragma unroll
+    for (int k = 0; k < Width / kStep; ++k) {
+      multiply_operands<S, Major::kInner, Major::kInner>(
+          consumer, products, 0, row_operand<kGroupRows>(shared.query, consumer.group() * kGroupEntries, 0, k),
+          row_operand<kKeys>(shared.key, stage * kStageEntries, 0, k), k > 0);
+    }
+    commit_products(consumer);
+  }
+
+  // sums += weights . values
+  template <class Group>
+  SK_DEVICE void begin_values(Group& consumer, int stage, Weights& weights, PerThread<Sums>& sums) const {
+    begin_products(consumer, sums);
+#pragma unroll
+    for (int k = 0; k < kKeys / kStep; ++k) {
+      multiply_operands<S, Major::kOuter>(consumer, sums, 0, weights[k],
+                                          column_operand<kKeys>(consumer.shared().value, stage * kStageEntries, 0, k),
+                                          true);
+    }
+    commit_products(consumer);
+  }
+
+  // First of the rows of a thread's warp in the tile.
+  SK_DEVICE static int first_row(int group, int thread) { return group * kGroupRows + warp_row<1>(thread); }
+
+  template <class Group>
+  SK_DEVICE void weigh(Group& consumer, const Steps<kPanels>& steps, PerThread<Products>& products,
+                       PerThread<SoftmaxRows<1>>& rows, PerThread<PerRow<1>>& factors) const {
+    auto& words = consumer.shared().words;
+    const auto row_of = [&](int thread) { return first_row(consumer.group(), thread); };
+    write_words<kPanels, kTileRows>(consumer, p, steps, words, row_of);
+    weigh_products<kScores>(
+        consumer, p, steps.pairs, [&](int panel) { return PanelWords{words, panel * kTileRows}; }, row_of, products,
+        rows, [&](int thread, int m, int h, float factor) { factors[thread].at[m][h] = factor; });
+  }
+
+  template <class Group>
+  SK_DEVICE static void narrow(Group& consumer, PerThread<Products>& products, Weights& weights) {
+    consumer.for_threads([&](int thread) {
+#pragma unroll
+      for (int k = 0; k < kKeys / kStep; ++k) weights[k][thread] = as_left<S>(products[thread], 0, k);
+    });
+  }
+
+  template <class Group>
+  SK_DEVICE void finish(Group& consumer, const TilePair& pair, PerThread<SoftmaxRows<1>>& rows,
+                        PerThread<Sums>& sums) const {
+    const int group = consumer.group(), begin = group * kGroupRows;
+    finish_rows<1>(consumer, p, pair, [&](int thread) { return first_row(group, thread); }, rows);
+    S* out = static_cast<S*>(p.out.data) + pair.batch() * p.out.stride[0] + pair.head() * p.out.stride[1];
+    PartOf<decltype(consumer.shared().query)> own{consumer.shared().query, group * kGroupEntries};
+    consumer.sync();  // its queries are read
+    store_tile<S, Width>(
+        consumer, own, sums, [&](int thread, int m, int h) { return rows[thread].factor[m][h]; }, out, p.out,
+        pair.row_begin() + begin, pair.row_begin() + pair.rows(), static_cast<int>(p.value_dim));
+  }
+};
+
+// Calls f with the kernel's type.
+template <class F>
+void with_forward_kernel(const AttentionProblem& p, F f) {
+  with_16_bits(p.dtype, [&](auto stored) {
+    with_width(width_of(p), [&](auto width) {
+      using S = decltype(stored);
+      constexpr int kWidth = decltype(width)::value;
+      if (scores_of(p) == Scores::kPlain)
+        return f(std::type_identity<AttentionForwardWgmma<S, kWidth, Scores::kPlain>>{});
+      f(std::type_identity<AttentionForwardWgmma<S, kWidth, Scores::kModified>>{});
+    });
+  });
+}
+
+}  // namespace
+
+std::string forward_refusal(const AttentionProblem& p) {
+  if (p.relative_key || p.relative_value) return "it has no relative keys and values";
+  return source_refusal(p);
+}
+
+int64_t forward_shared_bytes(const AttentionProblem& p) {
+  int64_t bytes = 0;
+  with_forward_kernel(p, [&](auto kernel) { bytes = sizeof(typename decltype(kernel)::type::Shared); });
+  return bytes;
+}
+
+void attention_forward(const AttentionForwardParams& p, Stream stream) {
+  constexpr const char* op = "attention_forward";
+  const Schedule schedule = schedule_of_queries(p);
+  const TensorMap query = map_of(query_source(p), kBoxRows, op), key = map_of(key_source(p), kBoxRows, op),
+                  value = map_of(value_source(p), kBoxRows, op);
+  with_forward_kernel(p, [&](auto kernel) {
+    launch(typename decltype(kernel)::type{p, schedule, query, key, value}, schedule.blocks(), stream, op);
+  });
+}
+
+}  // namespace seo_kernels::cuda::sm90
