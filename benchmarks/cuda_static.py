@@ -4,10 +4,10 @@
 
 Per kernel and architecture, read from the machine code by cuobjdump (PyPI: nvidia-cuda-cuobjdump and
 nvidia-cuda-nvdisasm): registers, shared memory, how many blocks fit a multiprocessor, accesses of 16 bytes;
-products on tensor cores; from the logs of the build, what was spilled to local memory. Exits with 1 where a
-hot kernel spills, an elementwise one does not load and store 16 bytes at a time, or one for tensor cores has
-no such products, or room for fewer blocks at once than it is made for. Hot are those of float32 and 16 bits
-that take several entries at a time, for heads of up to 128: not float64, not what serves odd strides.
+products on tensor cores (HMMA by warps, HGMMA by warpgroups) and copies of boxes (UTMALDG); from the logs of
+the build, what was spilled to local memory, and warnings that products wait for each other. Exits with 1
+where a kernel does not keep RULES, spills though it is hot, or leaves room for fewer blocks at once than it
+is made for.
 """
 
 from __future__ import annotations
@@ -19,18 +19,46 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = ROOT / "seo_kernels" / "lib" / "libseo_kernels_cuda.so"
 LOGS = ROOT / "build" / "cuda"  # of csrc/cuda/build.py
 OUTPUT = ROOT / "benchmarks" / "results" / "cuda_static.md"
-ELEMENTWISE = ("BiasAct", "GatedAct")
-TENSOR_CORES = "sm80::Attention"
-BLOCKS = 2  # of heads up to 128 without relative tables, on the architectures whose shared memory allows it
+# what ptxas says where products or registers do not come out as meant
+WARNINGS = ("wgmma.mma_async instructions are serialized", "setmaxnreg ignored")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What holds for kernels by name: the first that fits.
+
+    needs: instructions, and what each is there for. cold: of which kernels spills are of no account: float64,
+    what serves odd strides, heads of more than 128.
+    """
+
+    name: str
+    needs: Mapping[str, str] = field(default_factory=dict)
+    cold: str = r"double|, 1>$|256(, false)?>$"
+
+
+_ATTENTION_256 = r"Attention\w*<\w+, 256"
+RULES = (
+    Rule(
+        r"(BiasAct|GatedAct)(?!.*(double|, 1>$))",
+        {"LDG.128": "loads of 16 bytes", "STG.128": "stores of 16 bytes"},
+    ),
+    Rule(
+        "sm90::",
+        {"HGMMA": "products on tensor cores by warpgroups", "UTMALDG": "copies of boxes"},
+        cold=_ATTENTION_256,
+    ),
+    Rule(r"(sm80::\w+Mma|Matmul)<", {"HMMA": "products on tensor cores"}, cold=_ATTENTION_256),
+    Rule(""),
+)
 
 
 @dataclass(frozen=True)
@@ -54,24 +82,30 @@ RESERVED_SHARED = 1 << 10  # of each block from compute capability 8.0 on
 REGISTER_UNIT = 256  # a warp's registers are allocated in such units
 
 
+COUNTED = ("LDG.128", "STG.128", "HMMA", "HGMMA", "UTMALDG")
+
+
 @dataclass
 class Code:
     """One kernel for one architecture."""
 
     registers: int
-    wide_loads: int = 0
-    wide_stores: int = 0
-    tensor_products: int = 0
+    counts: Counter[str] = field(default_factory=Counter)  # of the instructions that are COUNTED
     spilled_bytes: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """Name and template arguments as in the source; threads and bytes of shared memory of a block."""
+    """Name and template arguments as in the source; threads and bytes of shared memory of a block.
+
+    blocks: how many are to fit a multiprocessor at once.
+    """
 
     name: str
     threads: int
     shared_bytes: int
+    blocks: int = 1
 
 
 def main() -> int:
@@ -96,28 +130,32 @@ def read_library(library: Path) -> dict[Kernel, dict[str, Code]]:
         names[symbol] = kernel_of(symbol)
         found[names[symbol]][arch] = code
     for arch, symbol, instruction in read_instructions(library):
-        code = found[names[symbol]][arch]
-        code.wide_loads += instruction.startswith("LDG") and ".128" in instruction
-        code.wide_stores += instruction.startswith("STG") and ".128" in instruction
-        code.tensor_products += instruction.startswith("HMMA")
-    for arch, symbol, spilled in read_spills():
-        if arch in found.get(names.get(symbol), {}):
-            found[names[symbol]][arch].spilled_bytes = spilled
+        name, _, kind = instruction.partition(".")
+        wide = name + ".128" if "128" in kind.split(".") else name
+        if wide in COUNTED:
+            found[names[symbol]][arch].counts[wide] += 1
+    for arch, symbol, spilled, warnings in read_logs():
+        if symbol in names and arch in found[names[symbol]]:
+            code = found[names[symbol]][arch]
+            code.spilled_bytes, code.warnings = spilled, warnings
     return dict(sorted(found.items(), key=lambda entry: entry[0].name))
 
 
-def read_spills() -> Iterator[tuple[str, str, int]]:
-    """Bytes that ptxas says it stored to local memory and loaded from there for want of registers."""
+def read_logs() -> Iterator[tuple[str, str, int, tuple[str, ...]]]:
+    """What ptxas says of each kernel: bytes stored to local memory and loaded from there, and WARNINGS."""
     logs = sorted(LOGS.glob("*.log"))
     if not logs:
         raise SystemExit(f"no logs in {LOGS}: `make cuda` writes them")
     for log in logs:
         arch = symbol = ""
-        for line in log.read_text().splitlines():
+        lines = log.read_text().splitlines()
+        warned = [(text, line) for line in lines for text in WARNINGS if text in line]
+        for line in lines:
             if match := re.search(r"Compiling entry function '(\S+)' for 'sm_(\w+)'", line):
                 symbol, arch = match.groups()
             elif match := re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", line):
-                yield arch, symbol, int(match[1]) + int(match[2])
+                texts = tuple(sorted({text for text, where in warned if symbol in where}))
+                yield arch, symbol, int(match[1]) + int(match[2]), texts
 
 
 def read_resources(library: Path) -> Iterator[tuple[str, str, Code]]:
@@ -161,15 +199,15 @@ def cuobjdump(option: str, library: Path) -> Iterator[str]:
 
 def kernel_of(symbol: str) -> Kernel:
     text = subprocess.run(["c++filt", symbol], capture_output=True, text=True, check=True).stdout
-    match = re.search(r"run_blocks<(.+), (\d+), (\d+)(?:ul)?>\(", text)
+    match = re.search(r"run_blocks<(.+), (\d+), (\d+)(?:ul)?, (\d+)>\(", text)
     if match is None:
-        raise SystemExit(f"{text}: expected run_blocks<Kernel, threads, shared bytes>")
+        raise SystemExit(f"{text}: expected run_blocks<Kernel, threads, shared bytes, blocks at once>")
     name = re.sub(
         r"\((seo_kernels::cuda::)?\w+\)|seo_kernels::(cuda::)?|\(anonymous namespace\)::|_GLOBAL__N_\w+::",
         "",
         match[1],
     )
-    return Kernel(name, int(match[2]), int(match[3]))
+    return Kernel(name, int(match[2]), int(match[3]), int(match[4]))
 
 
 def blocks_per_multiprocessor(kernel: Kernel, arch: str, registers: int) -> int:
@@ -186,63 +224,56 @@ def blocks_per_multiprocessor(kernel: Kernel, arch: str, registers: int) -> int:
     )
 
 
+def rule_of(kernel: Kernel) -> Rule:
+    return next(rule for rule in RULES if re.match(rule.name, kernel.name))
+
+
 def complaints(kernels: dict[Kernel, dict[str, Code]]) -> Iterator[str]:
     for kernel, codes in kernels.items():
-        if not _is_hot(kernel.name):
-            continue
+        rule = rule_of(kernel)
         for arch, code in codes.items():
-            if code.spilled_bytes:
-                yield f"{kernel.name} spills {code.spilled_bytes} bytes on sm_{arch}"
-            if kernel.name.startswith(ELEMENTWISE) and not (code.wide_loads and code.wide_stores):
-                yield f"{kernel.name} moves less than 16 bytes at a time on sm_{arch}"
-    yield from _tensor_core_complaints(kernels)
-
-
-def _is_hot(name: str) -> bool:
-    if name.startswith(TENSOR_CORES):
-        return "256" not in name
-    return "double" not in name and not name.endswith((", 1>", "256>", "256, false>"))
-
-
-def _tensor_core_complaints(kernels: dict[Kernel, dict[str, Code]]) -> Iterator[str]:
-    for kernel, codes in kernels.items():
-        if not kernel.name.startswith(TENSOR_CORES):
-            continue
-        for arch, code in codes.items():
-            if not code.tensor_products:
-                yield f"{kernel.name} has no products on tensor cores on sm_{arch}"
+            where = f"on sm_{arch}"
+            if code.spilled_bytes and not re.search(rule.cold, kernel.name):
+                yield f"{kernel.name} spills {code.spilled_bytes} bytes {where}"
+            for instruction, purpose in rule.needs.items():
+                if not code.counts[instruction]:
+                    yield f"{kernel.name} has no {purpose} ({instruction}) {where}"
+            yield from (f"{kernel.name}: ptxas says {text} {where}" for text in code.warnings)
+            # the others have less shared memory than kernels are made for
             blocks = blocks_per_multiprocessor(kernel, arch, code.registers)
-            meant = arch in ("80", "90") and "256" not in kernel.name and not kernel.name.endswith("2>")
-            if meant and blocks < BLOCKS:
-                yield f"{kernel.name}: {blocks} blocks at once on sm_{arch}, made for {BLOCKS}"
+            if arch in ("80", "90", "90a") and blocks < kernel.blocks:
+                yield f"{kernel.name}: {blocks} blocks at once {where}, made for {kernel.blocks}"
+
+
+def _ascending(archs: Iterable[str]) -> list[str]:
+    return sorted(archs, key=lambda arch: (int(arch.rstrip("a")), arch))
 
 
 def report(kernels: dict[Kernel, dict[str, Code]]) -> str:
-    archs = sorted(
-        {arch for codes in kernels.values() for arch in codes}, key=lambda arch: int(arch.rstrip("a"))
-    )
-    newest = archs[-1]
+    archs = _ascending({arch for codes in kernels.values() for arch in codes})
     lines = [
         "# The GPU's kernels as compiled",
         "",
         "Written by `make cuda-report`; no GPU takes part. Per architecture: registers of a thread, and the",
-        "share of the threads that a multiprocessor can hold (occupancy). 16-byte accesses, and products on",
-        f"tensor cores (HMMA), are counted in the code for sm_{newest}. Bytes that are spilled to local",
-        "memory, where there are any.",
+        "share of the threads that a multiprocessor can hold (occupancy). 16-byte accesses, products on",
+        "tensor cores by warps (HMMA) and by warpgroups (HGMMA), and copies of boxes (UTMALDG) are counted",
+        "in the code for the last architecture that a kernel has. Bytes that are spilled to local memory,",
+        "where there are any.",
         "",
-        "| kernel | threads | shared bytes | 16-byte loads, stores | tensor products | "
+        "| kernel | threads | shared bytes | 16-byte loads, stores | HMMA, HGMMA, UTMALDG | "
         + " | ".join(f"sm_{a}" for a in archs)
         + " |",
         "| --- | --- | --- | --- | --- | " + " | ".join("---" for _ in archs) + " |",
     ]
     for kernel, codes in kernels.items():
         cells = [_cell(kernel, arch, codes.get(arch)) for arch in archs]
-        code = codes.get(newest)
-        wide = f"{code.wide_loads}, {code.wide_stores}" if code else "-"
+        counts = codes[_ascending(codes)[-1]].counts
+        wide, engines = (
+            ", ".join(str(counts[name]) for name in names) for names in (COUNTED[:2], COUNTED[2:])
+        )
         shared = kernel.shared_bytes if kernel.shared_bytes > 1 else 0  # an empty struct has a byte
-        products = code.tensor_products if code else "-"
         lines.append(
-            f"| `{kernel.name}` | {kernel.threads} | {shared} | {wide} | {products} | {' | '.join(cells)} |"
+            f"| `{kernel.name}` | {kernel.threads} | {shared} | {wide} | {engines} | {' | '.join(cells)} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -133,7 +133,7 @@ def ninja_file(nvcc: str, archs: list[str]) -> str:
         "-ldl -lrt -lpthread -o $out",
         *(
             f"build {object_of(path)}: nvcc {path}\n"
-            f"  code = {gencode(archs, FOLDERS.get(path.parent.name, "0"))}"
+            f"  code = {gencode(archs, FOLDERS.get(path.parent.name, '0'))}"
             for path in kernels
         ),
         *(f"build {object_of(path)}: cxx {path}" for path in hosts),

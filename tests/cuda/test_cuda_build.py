@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
@@ -70,18 +71,81 @@ def test_missing_headers_are_an_error(
         build.cutlass_headers()
 
 
-def test_complaints(cuda_static: ModuleType) -> None:
-    name = "sm80::AttentionForwardMma<BFloat16, 128, 0>"
-    right = cuda_static.Code(registers=176, tensor_products=10)
-    kernel = cuda_static.Kernel(name, 128, 49_680)
-    assert list(cuda_static.complaints({kernel: {"80": right}})) == []
-    for code, shared, complaint in (
-        (cuda_static.Code(registers=176), 49_680, "has no products on tensor cores on sm_80"),
-        (cuda_static.Code(176, tensor_products=1, spilled_bytes=8), 49_680, "spills 8 bytes on sm_80"),
-        (right, 100_000, "1 blocks at once on sm_80, made for 2"),
-    ):
-        (found,) = cuda_static.complaints({cuda_static.Kernel(name, 128, shared): {"80": code}})
-        assert complaint in found
+@pytest.mark.parametrize(
+    ("name", "instructions"),
+    [
+        ("sm80::AttentionForwardMma<BFloat16, 128, 0>", "HMMA"),
+        ("sm80::LoraDownMma<Float16, 16, true>", "HMMA"),
+        ("Matmul<BFloat16, false, true, StoreProduct<BFloat16>>", "HMMA"),
+        ("sm90::MatmulWgmma<BFloat16, false, true, StoreProduct<BFloat16>>", "HGMMA UTMALDG"),
+        ("sm90::AttentionForwardWgmma<Float16, 128, 0>", "HGMMA UTMALDG"),
+        ("BiasAct<BFloat16, 8>", "LDG.128 STG.128"),
+    ],
+)
+def test_complaints(cuda_static: ModuleType, name: str, instructions: str) -> None:
+    needed = instructions.split()
+    kernel = cuda_static.Kernel(name, 128, 49_680, 2)
+
+    def found(code: object, kernel: object = kernel) -> list[str]:
+        return list(cuda_static.complaints({kernel: {"90a": code}}))
+
+    right = Counter(needed)
+    assert found(cuda_static.Code(176, right)) == []
+    for instruction in needed:
+        (complaint,) = found(cuda_static.Code(176, Counter(set(needed) - {instruction})))
+        assert f"({instruction}) on sm_90a" in complaint
+    assert found(cuda_static.Code(176, right, spilled_bytes=8)) == [f"{name} spills 8 bytes on sm_90a"]
+    (complaint,) = found(cuda_static.Code(176, right, warnings=cuda_static.WARNINGS[:1]))
+    assert "ptxas says wgmma" in complaint
+    (complaint,) = found(cuda_static.Code(176, right), cuda_static.Kernel(name, 128, 120_000, 2))
+    assert complaint.endswith("1 blocks at once on sm_90a, made for 2")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sm80::NarrowTable<BFloat16, float>",
+        "sm80::LoraOperand<BFloat16>",
+        "BiasAct<BFloat16, 1>",
+        "GatedAct<double, 2>",
+    ],
+)
+def test_what_needs_nothing(cuda_static: ModuleType, name: str) -> None:
+    assert cuda_static.rule_of(cuda_static.Kernel(name, 128, 0)).needs == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "cold"),
+    [
+        ("sm80::AttentionForwardMma<BFloat16, 256, 0>", True),
+        ("sm80::AttentionForwardMma<BFloat16, 128, 0>", False),
+        ("AttentionForward<float, 256>", True),
+        ("AttentionForward<float, 128>", False),
+        ("LogSumExp<double>", True),
+        ("BiasAct<BFloat16, 1>", True),
+    ],
+)
+def test_spills_count_where_it_is_hot(cuda_static: ModuleType, name: str, cold: bool) -> None:
+    kernel = cuda_static.Kernel(name, 128, 0)
+    enough = Counter(cuda_static.COUNTED)
+    complaints = cuda_static.complaints({kernel: {"80": cuda_static.Code(64, enough, spilled_bytes=4)}})
+    assert (list(complaints) == []) is cold
+
+
+def test_what_ptxas_says(cuda_static: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.o.log").write_text(
+        "ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized due "
+        "to insufficient register resources for the wgmma pipeline crossing function boundary '_Zone'\n"
+        "ptxas info    : Compiling entry function '_Zone' for 'sm_90a'\n"
+        "    0 bytes stack frame, 8 bytes spill stores, 4 bytes spill loads\n"
+        "ptxas info    : Compiling entry function '_Zother' for 'sm_90a'\n"
+        "    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\n"
+    )
+    monkeypatch.setattr(cuda_static, "LOGS", tmp_path)
+    assert list(cuda_static.read_logs()) == [
+        ("90a", "_Zone", 12, cuda_static.WARNINGS[:1]),
+        ("90a", "_Zother", 0, ()),
+    ]
 
 
 def test_what_was_compiled(cuda_static: ModuleType) -> None:
@@ -92,5 +156,6 @@ def test_what_was_compiled(cuda_static: ModuleType) -> None:
         kernels = cuda_static.read_library(cuda_static.LIBRARY)
     except SystemExit as why:
         pytest.skip(str(why))
-    assert any(kernel.name.startswith(cuda_static.TENSOR_CORES) for kernel in kernels)
+    for tier in ("sm80::", "sm90::"):
+        assert any(kernel.name.startswith(tier) for kernel in kernels)
     assert list(cuda_static.complaints(kernels)) == []

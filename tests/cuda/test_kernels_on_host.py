@@ -38,6 +38,17 @@ OP_SUITE = {
         "not (compiled or contract or opcheck or autocast or meta or nested or randomness or samples "
         "or repeatable or instruction_set or 257 or 530 or 900)",
     ),
+    "linear on warpgroups": (
+        ["test_linear.py", "test_linear_kernels.py"],
+        "not (compiled or contract or opcheck or autocast or meta or nested or randomness or samples "
+        "or repeatable or instruction_set or 257 or 530 or 900)",
+    ),
+    "lora on tensor cores": (
+        ["test_lora_linear.py", "test_linear_kernels.py"],
+        "(test_lora_linear and (error or sizes or strides or extreme or float16) "
+        "or past_one_tile and bfloat16) "
+        "and not (autocast or 257 or 530 or 900 or torch.float64 or torch.float32)",
+    ),
     "attention": (
         ["test_attention_oracle.py", "test_attention_arguments.py", "test_attention_memory_layout.py"],
         "not (instruction_set or compile or traces)",
@@ -54,6 +65,17 @@ OP_SUITE = {
         ["test_attention_oracle.py"],
         "directed or every_pair",
     ),
+    "linear on tensor cores": (
+        ["test_linear.py", "test_linear_kernels.py"],
+        "not (lora or compiled or contract or opcheck or autocast or meta or nested or instruction_set "
+        "or past_one_tile or 257 or 530 or 900 or 1700)",
+    ),
+    "linear_cross_entropy on tensor cores": (
+        ["test_linear_cross_entropy.py"],
+        # of the problems of several tiles one
+        "not (autocast or memory_beyond or number_of_threads or error_rule or 1600 or 900 or 500 "
+        "or (193 and not dtype2))",
+    ),
     "attention on tensor cores, refused": (
         ["test_attention_gradcheck.py"],
         "hold_anything or nothing_to_do",
@@ -64,6 +86,7 @@ TENSOR_CORES = {
     "SEO_KERNELS_TIER": "sm80",
     "SEO_KERNELS_TEST_DTYPES": "bfloat16 float16",
 }
+WARPGROUPS = TENSOR_CORES | {"SEO_KERNELS_TIER": "sm90a"}
 SLOW = {"attention on tensor cores, every pair of arguments"}
 
 compiler = shutil.which("g++")
@@ -95,6 +118,7 @@ def _run(family: str) -> subprocess.CompletedProcess[str]:
     files, chosen = OP_SUITE[family]
     environment = _host_environment() | {"SEO_KERNELS_TEST_SHARE": ATTENTION_SHARE}
     environment |= TENSOR_CORES if "tensor cores" in family else {}
+    environment |= WARPGROUPS if "warpgroups" in family else {}
     environment |= {"SEO_KERNELS_TEST_SHARE": "1"} if family in SLOW else {}
     options = ("-q", "-x", "-p", "on_host", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", chosen)
     return subprocess.run(
@@ -157,7 +181,7 @@ def test_choice_of_a_tier(tier: str | None, dtype: str, dim: int, chosen: str, r
 def test_an_unknown_tier_is_an_error() -> None:
     done = _ask_for_tier("sm42", "bfloat16", 64)
     assert done.returncode != 0
-    assert "SEO_KERNELS_TIER is 'sm42', expected simt or sm80" in done.stderr
+    assert "SEO_KERNELS_TIER is 'sm42', expected simt, sm80 or sm90a" in done.stderr
 
 
 def _program(folder: Path, name: str, *more: str) -> Path:

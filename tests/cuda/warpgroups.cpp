@@ -9,7 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "cuda/sm90/warpgroup.h"
+#include "cuda/sm80/matmul_store.h"
+#include "cuda/sm90/matmul.cu"
 
 namespace seo_kernels::cuda {
 namespace {
@@ -32,7 +33,7 @@ struct Matrix {
   std::vector<Chunk<S, 8>> memory;
 
   Matrix(int rows, int columns, int salt) : rows(rows), columns(columns), ld((columns + 7) / 8 * 8) {
-    memory.resize(rows * ld / 8);
+    memory.resize(rows * ld / 8 + 1);
     for (int n = 0; n < rows * ld; ++n) data()[n] = narrow<S>(static_cast<float>((n + salt) * 7 % 11 - 5) / 4);
   }
   S* data() { return memory[0].element; }
@@ -355,6 +356,89 @@ void refusals() {
   expect(!refusal(0, 60, 1, 0).empty(), "one row again and again");
 }
 
+// Sums as they are, each written once.
+struct KeepSums {
+  struct Shared {};
+  std::vector<float>* sums;
+  int rows, columns;
+
+  template <class Block, class Grid, class Memory>
+  void operator()(Block& block, PerThread<typename Grid::Sums>& of, const Placement<Grid>& place, Memory&,
+                  Shared&) const {
+    block.for_threads([&](int thread) {
+      for (int n = 0; n < Grid::kN; ++n) {
+        for (int e = 0; e < 4; ++e) {
+          const int row = place.row(thread, 0, e / 2), column = place.column(thread, n, e % 2);
+          if (row >= rows || column >= columns) continue;
+          float& sum = (*sums)[row * columns + column];
+          expect(std::isnan(sum), "an entry that is written twice");
+          sum = of[thread].at[0][n].at[e];
+        }
+      }
+    });
+  }
+};
+
+struct Size {
+  int rows, columns, inner, more;  // more: the inner dimension of a second term, or 0
+};
+
+template <class S>
+void check_matmul(const Size& size, bool left_turned, bool right_turned) {
+  const auto operand = [](int rows, int columns, bool turned, int salt) {
+    return Matrix<S>(turned ? columns : rows, turned ? rows : columns, salt);
+  };
+  const auto view = [](Matrix<S>& matrix, bool turned) {
+    const DType dtype = matrix.source().dtype;
+    MatrixView view{matrix.data(), dtype, matrix.rows, matrix.columns, matrix.ld, 1};
+    return turned ? view.transposed() : view;
+  };
+  const auto entry = [](Matrix<S>& matrix, bool turned, int row, int column) {
+    return turned ? matrix.at(column, row) : matrix.at(row, column);
+  };
+  const int inner[2] = {size.inner, size.more};
+  std::vector<Matrix<S>> left, right;
+  for (int t = 0; t < 2; ++t) {
+    left.push_back(operand(size.rows, inner[t], left_turned, 1 + t));
+    right.push_back(operand(size.columns, inner[t], right_turned, 3 + t));
+  }
+  MatmulParams p(view(left[0], left_turned), view(right[0], right_turned), left_turned, right_turned);
+  if (size.more > 0) p.add(view(left[1], left_turned), view(right[1], right_turned));
+  expect(sm90::matmul_refusal(p).empty(), "operands that can be copied are refused");
+  std::vector<float> sums(size.rows * size.columns, NAN);
+  sm90::launch_on_warpgroups<LeftLayouts::kBoth>(
+      p, [&](auto) { return KeepSums{&sums, size.rows, size.columns}; }, nullptr, "matmul");
+  Matrix<S> stored(size.rows, size.columns, 0);
+  const MatmulOut out(view(stored, false));
+  sm90::launch_on_warpgroups<LeftLayouts::kBoth>(
+      p, [&](auto type) { return StoreProduct<decltype(type)>{out}; }, nullptr, "matmul");
+  for (int i = 0; i < size.rows; ++i) {
+    for (int j = 0; j < size.columns; ++j) {
+      float sum = 0;
+      for (int t = 0; t < 2; ++t) {
+        for (int k = 0; k < inner[t]; ++k) {
+          sum += entry(left[t], left_turned, i, k) * entry(right[t], right_turned, j, k);
+        }
+      }
+      const std::string at = " at " + std::to_string(i) + ", " + std::to_string(j);
+      expect(sums[i * size.columns + j] == sum, "a sum" + at);
+      expect(stored.at(i, j) == widen(narrow<S>(sum)), "what is stored" + at);
+    }
+  }
+}
+
+template <class S>
+void matmul() {
+  for (const Size& size : {Size{1, 1, 1, 0}, {70, 257, 40, 16}, {300, 520, 136, 8}}) {
+    check_matmul<S>(size, false, false);
+    check_matmul<S>(size, true, false);
+    check_matmul<S>(size, false, true);
+    check_matmul<S>(size, true, true);
+  }
+  check_matmul<S>({129, 20, 640, 0}, false, false);  // more steps than stages
+  check_matmul<S>({129, 20, 0, 0}, false, false);
+}
+
 // Registers of all threads are within those of a multiprocessor.
 void registers() {
   for (const int blocks : {1, 2}) {
@@ -384,6 +468,8 @@ int main(int count, char** arguments) {
       {"pipeline", pipeline},
       {"boxes", boxes},
       {"refusals", refusals},
+      {"matmul bfloat16", matmul<BFloat16>},
+      {"matmul float16", matmul<Float16>},
       {"registers", registers}};
   try {
     all.at(arguments[1])();

@@ -166,6 +166,7 @@ def test_lora_linear(dtype: torch.dtype, size: tuple[int, int, int], rank: int, 
     [
         (torch.float32, (16700, 5, 33), 2),
         (torch.bfloat16, (70, 520, 264), 9),
+        (torch.bfloat16, (270, 1040, 264), 20),
         (torch.float32, (70, 260, 132), 3),
     ],
 )

@@ -10,6 +10,14 @@
 //                               Memory& memory, Shared& shared) const;
 //   };
 //
+// and, where the sums of a first term are changed before the second is added, a change:
+//
+//   struct Change {
+//     template <class Block, class Grid>
+//     SK_DEVICE void operator()(Block& block, PerThread<typename Grid::Sums>& sums, const Placement<Grid>& place)
+//     const;
+//   };
+//
 // `memory`: the operands' shared memory, entries of 16 bits, at least as many as the tile has, and free: a barrier has
 // been passed. A thread's sums are a Tile<M, N> of 16 x 8 products; Grid and Placement say where they lie.
 #pragma once
@@ -119,6 +127,8 @@ SK_DEVICE inline void stage_lines(Memory& memory, int to, int thread, const Matm
   }
 }
 
+struct NoChange {};
+
 // A block's tile of a product.
 template <class S, class Grid, bool LeftTurned, bool RightTurned>
 struct TileProduct {
@@ -135,9 +145,9 @@ struct TileProduct {
   };
 
   // Sets the sums. Memory may be read by nobody when it begins, and is free when it ends.
-  template <class Block, class Memory>
+  template <class Block, class Memory, class Change = NoChange>
   SK_DEVICE static void run(Block& block, Memory& memory, const MatmulParams& p, const Placement<Grid>& place,
-                            PerThread<typename Grid::Sums>& sums) {
+                            PerThread<typename Grid::Sums>& sums, const Change& change = {}) {
     block.for_threads([&](int thread) { sums[thread] = typename Grid::Sums{}; });
     const int steps = p.steps();
     Operands now, next;
@@ -159,6 +169,9 @@ struct TileProduct {
       block.sync();  // the next stage is there, this one is read
       if (s + 1 < steps) read<0>(block, memory, s + 1, now);
       multiply_step(block, next, sums);
+      if constexpr (!std::is_same_v<Change, NoChange>) {
+        if (s + 1 == p.terms[0].steps) change(block, sums, place);
+      }
     }
   }
 
@@ -234,7 +247,7 @@ struct TileProduct {
 };
 
 // One tile of the result for each block.
-template <class S, bool LeftTurned, bool RightTurned, class Epilogue>
+template <class S, bool LeftTurned, bool RightTurned, class Epilogue, class Change = NoChange>
 struct Matmul {
   using Grid = MatmulGrid;
   using OfTile = TileProduct<S, Grid, LeftTurned, RightTurned>;
@@ -246,6 +259,7 @@ struct Matmul {
   MatmulParams p;
   Raster raster;
   Epilogue epilogue;
+  Change change = {};
 
   template <class Block>
   SK_DEVICE void operator()(Block& block) const {
@@ -253,7 +267,7 @@ struct Matmul {
     const Raster::At tile = raster.at(block.index());
     const Placement<Grid> place{tile.row_tile * Grid::kRows, tile.column_tile * Grid::kColumns};
     PerThread<typename Grid::Sums> sums;
-    OfTile::run(block, shared.operands, p, place, sums);
+    OfTile::run(block, shared.operands, p, place, sums, change);
     epilogue(block, sums, place, shared.operands, shared.epilogue);
   }
 };
@@ -263,15 +277,16 @@ struct Matmul {
 enum class LeftLayouts { kRows, kBoth };
 
 // epilogue_of(S{}): the epilogue for operands of type S.
-template <LeftLayouts kLeft, class EpilogueOf>
-inline void launch_matmul(const MatmulParams& p, EpilogueOf epilogue_of, Stream stream, const char* op) {
+template <LeftLayouts kLeft, class EpilogueOf, class Change = NoChange>
+inline void launch_matmul(const MatmulParams& p, EpilogueOf epilogue_of, Stream stream, const char* op,
+                          const Change& change = {}) {
   const Raster raster = raster_of<MatmulGrid>(p.rows, p.columns);
   with_16_bits(p.dtype, [&](auto stored) {
     const auto epilogue = epilogue_of(stored);
     const auto with_layouts = [&](auto left, auto right) {
       using Epilogue = std::remove_const_t<decltype(epilogue)>;
-      using Kernel = Matmul<decltype(stored), decltype(left)::value, decltype(right)::value, Epilogue>;
-      launch(Kernel{p, raster, epilogue}, raster.tiles(), stream, op);
+      using Kernel = Matmul<decltype(stored), decltype(left)::value, decltype(right)::value, Epilogue, Change>;
+      launch(Kernel{p, raster, epilogue, change}, raster.tiles(), stream, op);
     };
     const auto with_left = [&](auto left) {
       p.right_turned ? with_layouts(left, std::true_type{}) : with_layouts(left, std::false_type{});

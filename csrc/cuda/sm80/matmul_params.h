@@ -3,7 +3,8 @@
 //   out (rows, columns) = sum over its terms of  left (rows, inner) . right (columns, inner)^T
 //
 // A term more extends the inner dimension: both add up in the same registers. Operands have 16 bits, sums are float32.
-// Any strides are right; pieces of 16 bytes along either dimension are fast.
+// Any strides are right; pieces of 16 bytes along either dimension are fast. A left operand may have more inner columns
+// than the right: zeros, so that its rows are whole pieces.
 #pragma once
 
 #include <stdexcept>
@@ -78,7 +79,7 @@ struct MatmulParams {
                                   std::to_string(left.columns) + ") times (" + std::to_string(left.columns) + ", " +
                                   std::to_string(right.rows) + "), expected sizes of at most 2^30");
     }
-    if (left.rows != rows || right.rows != columns || left.columns != right.columns || left.dtype != dtype ||
+    if (left.rows != rows || right.rows != columns || left.columns < right.columns || left.dtype != dtype ||
         right.dtype != dtype) {
       throw std::logic_error("operands of a matrix product that do not fit");
     }

@@ -5,13 +5,19 @@
 // gradient of the hidden states is summed over the blocks in float32, and is the smaller of the two. Logits, and their
 // gradient, exist for a block only. Tokens whose target is ignored are computed too, since nothing is known of them
 // here without waiting for the GPU; they give zeros.
+//
+// On tensor cores (sm80) products are our own, and logits are nowhere in memory: forward's are looked at in registers,
+// backward's become their gradient there.
 #include <algorithm>
 
 #include "cuda/linear_cross_entropy.h"
 #include "cuda/loss.h"
-#include "torch/cuda/device.h"
+#include "cuda/sm80/linear.h"
+#include "cuda/sm80/linear_cross_entropy.h"
+#include "torch/cuda/column_sums.h"
 #include "torch/cuda/loss_targets.h"
 #include "torch/cuda/matmul.h"
+#include "torch/cuda/tensor_cores.h"
 
 namespace seo_kernels {
 namespace {
@@ -63,6 +69,21 @@ struct Arguments {
     check_target_values(target, classes, ignore_index);
   }
 
+  bool on_tensor_cores() const {
+    const auto bytes = [] {
+      return std::max(cuda::sm80::matmul_shared_bytes(), cuda::sm80::linear_cross_entropy_shared_bytes());
+    };
+    return decide_tier(dtype_of(hidden, "hidden"), {{Tier::kSm80, bytes}}).tier == Tier::kSm80;
+  }
+
+  // Of classes from `begin` on.
+  cuda::sm80::ClassScores scores(int64_t begin, int64_t count) {
+    matrix_of(weight, "weight");  // where that takes a copy, one of the whole, which stays
+    Tensor some_weight = rows_of(weight, begin, count);
+    const float* some_bias = bias_data ? static_cast<const float*>(bias_data) + begin : nullptr;
+    return {seo_kernels::rows_of(hidden, "hidden"), matrix_of(some_weight, "weight"), some_bias};
+  }
+
   template <class Params>
   Params params(int64_t ignore_index, double label_smoothing) const {
     Params p{};
@@ -75,13 +96,29 @@ struct Arguments {
   }
 };
 
+void forward_on_tensor_cores(Arguments& a, ClassLossForwardParams p, cuda::Stream stream) {
+  const int64_t slots = cuda::sm80::score_slots(a.tokens, a.classes);
+  const Tensor sums = new_tensor(a.hidden, {slots, a.tokens, 4}, a.acc),
+               scores = new_tensor(a.hidden, {a.tokens}, a.acc);
+  cuda::sm80::linear_cross_entropy_forward(
+      p, a.scores(0, a.classes), {slots, static_cast<float*>(sums.data_ptr()), static_cast<float*>(scores.data_ptr())},
+      stream);
+}
+
 std::tuple<Tensor, Tensor> linear_cross_entropy_forward(Tensor hidden, Tensor weight, Tensor target,
                                                         OptionalTensor bias, int64_t ignore_index,
                                                         double label_smoothing) {
-  const Arguments a(hidden, weight, target, bias, ignore_index, label_smoothing);
+  Arguments a(hidden, weight, target, bias, ignore_index, label_smoothing);
   const DeviceScope device(hidden);
   const Tensor losses = new_tensor(hidden, {a.tokens}, a.acc), lse = new_tensor(hidden, {a.tokens, 2}, a.acc);
   if (a.tokens == 0) return {losses, lse};
+  if (a.on_tensor_cores()) {
+    auto p = a.params<ClassLossForwardParams>(ignore_index, label_smoothing);
+    p.losses = losses.data_ptr();
+    p.lse = lse.data_ptr();
+    forward_on_tensor_cores(a, p, device.stream);
+    return {losses, lse};
+  }
   constexpr int64_t kStep = 8, kAligned = 8;
   const int64_t stride = (a.classes + kAligned - 1) / kAligned * kAligned;  // rows begin at multiples of 16 bytes
   const int64_t block = block_size(a.tokens, stride * bytes_of(a.acc), kStep);
@@ -122,13 +159,67 @@ class HiddenGradient {
   Tensor out_, sum_, part_;
 };
 
+// Of those that are wanted; the others are empty.
+struct Gradients {
+  Tensor hidden, weight, bias;  // the latter in the accumulation type
+};
+
+// The hidden states, with zeros for ignored tokens: what those hold must not meet their gradient's zeros.
+Tensor counted_rows(const Arguments& a, const ClassLossParams& p, cuda::Stream stream) {
+  const Tensor counted = new_tensor(a.hidden, {a.tokens, a.dim}, a.type);
+  Tensor from = a.hidden;
+  cuda::counted_rows({matrix_of(from, "hidden"), p.target, p.ignore_index, counted.data_ptr()}, stream);
+  return counted;
+}
+
+void backward_on_tensor_cores(Arguments& a, const ClassLossBackwardParams& p, const Gradients& to,
+                              cuda::Stream stream) {
+  constexpr int64_t kStep = 64, kAligned = 8;
+  const bool wants_hidden = to.hidden.numel() > 0, wants_weight = to.weight.numel() > 0,
+             wants_bias = to.bias.numel() > 0;
+  const int64_t block = block_size(a.classes, a.tokens * bytes_of(a.type), kStep);
+  const int64_t stride = (a.dim + kAligned - 1) / kAligned * kAligned;
+  const bool several = block < a.classes;
+  const Tensor memory = new_tensor(a.hidden, {a.tokens, block}, a.type);
+  const Tensor sums = new_tensor(a.hidden, {wants_hidden && several ? a.tokens : 0, stride}, ScalarType::Float);
+  const Tensor counted = wants_weight ? counted_rows(a, p, stream) : a.hidden;
+  for (int64_t begin = 0; begin < a.classes; begin += block) {
+    const int64_t count = std::min(block, a.classes - begin), padded = (count + kAligned - 1) / kAligned * kAligned;
+    const cuda::sm80::ClassScores scores = a.scores(begin, count);
+    Tensor gradients = columns_of(memory, 0, padded);  // zeros past the classes
+    const MatrixView view = matrix_of(gradients, "gradients");
+    cuda::sm80::score_gradients({p, scores, begin, view}, stream);
+    if (wants_hidden) {
+      const cuda::MatmulParams product(view, scores.weight.transposed());
+      Tensor out = to.hidden;
+      const bool last = begin + count == a.classes;
+      if (several) {
+        cuda::sm80::add_product({product, static_cast<float*>(sums.data_ptr()), stride, begin == 0,
+                                 last ? matrix_of(out, "hidden") : MatrixView{}},
+                                stream);
+      } else {
+        multiply_on_tensor_cores(product, matrix_of(out, "hidden"), stream);
+      }
+    }
+    if (wants_weight) {
+      Tensor from = counted, out = rows_of(to.weight, begin, count);
+      multiply_on_tensor_cores({view.transposed(), matrix_of(from, "hidden").transposed()}, matrix_of(out, "weight"),
+                               stream);
+    }
+    if (wants_bias) {
+      Tensor some_bias = rows_of(to.bias, begin, count);
+      torch::stable::copy_(some_bias, sum_columns(columns_of(memory, 0, count), a.acc, stream));
+    }
+  }
+}
+
 std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(Tensor grad_losses, Tensor hidden, Tensor weight,
                                                                  Tensor target, OptionalTensor bias,
                                                                  int64_t ignore_index, double label_smoothing,
                                                                  Tensor lse, std::vector<bool> wanted) {
   check_wanted(wanted, 3);
   const bool wants_hidden = wanted[0], wants_weight = wanted[1], wants_bias = wanted[2] && bias;
-  const Arguments a(hidden, weight, target, bias, ignore_index, label_smoothing);
+  Arguments a(hidden, weight, target, bias, ignore_index, label_smoothing);
   auto p = a.params<ClassLossBackwardParams>(ignore_index, label_smoothing);
   p.grad_losses = acc_vector(grad_losses, "grad_losses", a.tokens, a.acc);
   check_shape(lse, "lse", {a.tokens, 2});
@@ -147,6 +238,10 @@ std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(Tensor grad_los
     return std::tuple{grad_hidden, grad_weight, grad_bias};
   };
   if (a.tokens == 0) return gradients();
+  if (a.on_tensor_cores()) {
+    backward_on_tensor_cores(a, p, {grad_hidden, grad_weight, wide_bias}, device.stream);
+    return gradients();
+  }
 
   constexpr int64_t kStep = 64;
   const bool rounds = a.type != a.acc;
@@ -155,12 +250,7 @@ std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(Tensor grad_los
   const Tensor logit_memory = new_tensor(hidden, {a.tokens, block}, a.acc);
   const Tensor gradient_memory = rounds ? new_tensor(hidden, {a.tokens, block}, a.type) : logit_memory;
   HiddenGradient hidden_gradient(a, grad_hidden, wants_hidden ? blocks : 1);
-  Tensor counted = hidden;
-  if (wants_weight) {  // what ignored tokens hold must not meet their zeros
-    counted = new_tensor(hidden, {a.tokens, a.dim}, a.type);
-    Tensor from = hidden;
-    cuda::counted_rows({matrix_of(from, "hidden"), p.target, ignore_index, counted.data_ptr()}, device.stream);
-  }
+  const Tensor counted = wants_weight ? counted_rows(a, p, device.stream) : hidden;
   Tensor ones = wants_bias ? new_tensor(hidden, {1, a.tokens}, a.type) : hidden;
   if (wants_bias) torch::stable::fill_(ones, 1.0);
   for (int64_t begin = 0; begin < a.classes; begin += block) {

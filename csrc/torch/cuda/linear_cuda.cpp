@@ -1,12 +1,11 @@
-// linear on the GPU: activation(input weight^T + bias) and its gradients. On tensor cores (sm80) products are our own,
-// bias and activation being part of forward's; otherwise they are torch's, bias included, and the activation is one
-// more read and write.
+// linear on the GPU: activation(input weight^T + bias) and its gradients. On tensor cores products are our own, bias
+// and activation being part of forward's; otherwise they are torch's, bias included, and the activation is one more
+// read and write.
 #include "cuda/activation.h"
-#include "cuda/sm80/linear.h"
 #include "torch/activation_names.h"
 #include "torch/cuda/column_sums.h"
 #include "torch/cuda/matmul.h"
-#include "torch/cuda/tier.h"
+#include "torch/cuda/tensor_cores.h"
 #include "torch/linear_arguments.h"
 
 namespace seo_kernels {
@@ -30,13 +29,13 @@ void product_on_tensor_cores(const Tensor& input, Tensor weight, const OptionalT
   if (p.activates) p.activation = activation_of(activation);
   p.out = rows_of(out, "out");
   if (preactivation.numel() > 0) p.preactivation = rows_of(preactivation, "preactivation");
-  cuda::sm80::linear_forward(p, stream);
+  linear_on_tensor_cores(p, stream);
 }
 
 // out = left right^T, contiguous
 void multiply_on_tensor_cores(Tensor left, Tensor right, Tensor out, cuda::Stream stream) {
   if (out.numel() == 0) return;
-  cuda::sm80::matmul({matrix_of(left, "left"), matrix_of(right, "right")}, rows_of(out, "out"), stream);
+  multiply_on_tensor_cores({matrix_of(left, "left"), matrix_of(right, "right")}, rows_of(out, "out"), stream);
 }
 
 // out (rows, out_features) = input weight^T + bias

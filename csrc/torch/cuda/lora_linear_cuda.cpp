@@ -1,10 +1,11 @@
 // lora_linear on the GPU: input weight^T + bias + scaling * dropout(input) lora_a^T lora_b^T, and its gradients.
 //
-// The low-rank term is written first, then torch's product is added to it: that reads what it adds to while it
-// multiplies.
+// On tensor cores (sm80) the low-rank term extends the inner dimension of one product. Otherwise it is written first,
+// then torch's product is added to it: that reads what it adds to while it multiplies.
 #include "cuda/lora.h"
 #include "semantics/philox.h"
 #include "torch/cuda/column_sums.h"
+#include "torch/cuda/lora_tensor_cores.h"
 #include "torch/cuda/matmul.h"
 #include "torch/linear_arguments.h"
 
@@ -127,6 +128,30 @@ class LowRank {
   cuda::Stream stream_;
 };
 
+bool on_tensor_cores(const Tensor& input, const Tensor& weight, int64_t rank) {
+  const TierOffer sm80{Tier::kSm80, [&] { return TensorCoreLora::shared_bytes(rank); },
+                       TensorCoreLora::refusal(input, weight, rank)};
+  return decide_tier(dtype_of(input, "input"), {sm80}).tier == Tier::kSm80;
+}
+
+// out (rows, out_features), contiguous, and what is projected, (rows, rank): one product of [input, H] and
+// [weight, lora_b], H = scaling * projected.
+void forward_on_tensor_cores(Tensor matrix, Tensor weight, const OptionalTensor& bias, const Tensor& lora_a,
+                             const Tensor& lora_b, const AdapterDropout& dropout, double scaling, Tensor out,
+                             const Tensor& projected, cuda::Stream stream) {
+  const TensorCoreLora adapter(matrix, lora_a.size(0), stream);
+  const MatrixView left = rows_of(matrix, "input");
+  const Tensor parts = adapter.down(left, adapter.factor(lora_a), dropout.bits);
+  const Operand sums = adapter.left_side(parts, scaling * dropout.factor, projected, dropout.factor);
+  cuda::sm80::LinearForwardParams p{cuda::MatmulParams::with_left_rows(left, matrix_of(weight, "weight"))};
+  const Operand up = adapter.right_side(lora_b, p.product.right_turned);
+  p.product.add(sums.view, up.view);
+  const Tensor wide_bias = bias ? as_type(*bias, ScalarType::Float) : out;
+  if (bias) p.bias = static_cast<const float*>(wide_bias.data_ptr());
+  p.out = rows_of(out, "out");
+  linear_on_tensor_cores(p, stream);
+}
+
 std::tuple<Tensor, Tensor> lora_linear_forward(Tensor input, Tensor weight, OptionalTensor bias, Tensor lora_a,
                                                Tensor lora_b, OptionalTensor seed, double scaling, double dropout_p) {
   check_linear(input, weight, bias);
@@ -134,9 +159,15 @@ std::tuple<Tensor, Tensor> lora_linear_forward(Tensor input, Tensor weight, Opti
   const AdapterDropout dropout = dropout_of(input, seed, dropout_p);
   const DeviceScope device(input);
   const WithoutAutograd guard;
-  const LowRank adapter(input, lora_a.size(0), device.stream);
+  const int64_t rank = lora_a.size(0);
   const Tensor matrix = as_matrix(input), out = new_tensor(input, output_shape(input, weight), input.scalar_type());
   const Tensor sum = as_matrix(out);
+  if (on_tensor_cores(input, weight, rank)) {
+    const Tensor projected = new_tensor(input, {matrix.size(0), rank}, ScalarType::Float);
+    forward_on_tensor_cores(matrix, weight, bias, lora_a, lora_b, dropout, scaling, sum, projected, device.stream);
+    return {out, projected};
+  }
+  const LowRank adapter(input, rank, device.stream);
   const Tensor projected = adapter.down(matrix, lora_a, dropout.bits, dropout.factor);
   adapter.up(projected, transposed(lora_b), bias, {}, scaling, sum);
   multiply(matrix, transposed(weight), sum, sum);
@@ -144,6 +175,75 @@ std::tuple<Tensor, Tensor> lora_linear_forward(Tensor input, Tensor weight, Opti
 }
 
 using FiveTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+// What backward is given, matrices all, and the gradients that it returns.
+struct Backward {
+  Tensor gradient, matrix, weight, lora_a, lora_b, projected;
+  AdapterDropout dropout;
+  double scaling;
+  std::vector<bool> wanted;
+  Tensor grad_input, grad_weight, grad_bias, grad_a, grad_b;  // allocated where they are wanted
+
+  bool wants_sums() const { return wanted[kInput] || wanted[kLoraA]; }
+};
+
+// With products of torch's.
+void run_simt(const Backward& b, cuda::Stream stream) {
+  const LowRank adapter(b.matrix, b.lora_a.size(0), stream);
+  if (b.wanted[kWeight]) multiply(transposed(b.gradient), b.matrix, b.grad_weight);
+  if (b.wanted[kLoraB]) {
+    const Tensor projected = as_type(b.projected, acc_type_of(b.matrix));
+    adapter.factor_gradient(projected, b.gradient, {}, b.scaling, transposed(b.grad_b));
+  }
+  if (!b.wants_sums()) return;
+  // what dropout divides by is taken in here: both that this is for pass through the dropout
+  const Tensor sums = adapter.down(b.gradient, transposed(b.lora_b), {}, b.scaling * b.dropout.factor);
+  if (b.wanted[kLoraA]) adapter.factor_gradient(sums, b.matrix, b.dropout.bits, 1.0, b.grad_a);
+  if (b.wanted[kInput]) {
+    const Tensor sum = as_matrix(b.grad_input);
+    adapter.up(sums, b.lora_a, {}, b.dropout.bits, 1.0, sum);
+    multiply(b.gradient, b.weight, sum, sum);
+  }
+}
+
+// The output's gradient is read once for what the factors get of it, and once for the product of [grad_out, G] and
+// [weight; lora_a], G = scaling * grad_out lora_b.
+void run_on_tensor_cores(Backward b, cuda::Stream stream) {
+  const TensorCoreLora adapter(b.matrix, b.lora_a.size(0), stream);
+  const MatrixView gradient = rows_of(b.gradient, "grad_out"), matrix = rows_of(b.matrix, "input");
+  if (b.wanted[kWeight]) {
+    multiply_on_tensor_cores({gradient.transposed(), matrix.transposed()}, rows_of(b.grad_weight, "grad_weight"),
+                             stream);
+  }
+  OptionalTensor up, parts;
+  if (b.wants_sums()) up = adapter.factor(transposed(b.lora_b));
+  if (b.wanted[kLoraB]) {
+    const Tensor projected = as_type(b.projected, ScalarType::Float);
+    const Operand left = adapter.left_side(torch::stable::unsqueeze(projected, 0), 1.0);
+    parts = adapter.factor_gradient(gradient, left, {}, b.scaling, transposed(b.grad_b), up);
+  } else if (up) {
+    parts = adapter.down(gradient, *up, {});
+  }
+  if (!parts) return;
+  // what dropout divides by is taken in here: both that this is for pass through the dropout
+  const Operand sums = adapter.left_side(*parts, b.scaling * b.dropout.factor);
+  if (b.wanted[kLoraA]) adapter.factor_gradient(matrix, sums, b.dropout.bits, 1.0, b.grad_a);
+  if (!b.wanted[kInput]) return;
+  Tensor grad_input = as_matrix(b.grad_input);
+  const MatrixView right = matrix_of(b.weight, "weight").transposed(), out = rows_of(grad_input, "grad_input");
+  const bool turned = cuda::MatmulParams::is_turned(right);
+  const Operand down = adapter.right_side(transposed(b.lora_a), turned);
+  if (b.dropout.bits) {
+    cuda::MatmulParams p(sums.view, down.view, false, turned);
+    p.add(gradient, right);
+    on_warpgroups(p) ? cuda::sm90::lora_dropped_product(p, b.dropout.bits, out, stream)
+                     : cuda::sm80::lora_dropped_product(p, b.dropout.bits, out, stream);
+    return;
+  }
+  cuda::MatmulParams p(gradient, right, false, turned);
+  p.add(sums.view, down.view);
+  multiply_on_tensor_cores(p, out, stream);
+}
 
 FiveTensors lora_linear_backward(Tensor grad_out, Tensor input, Tensor weight, OptionalTensor bias, Tensor lora_a,
                                  Tensor lora_b, Tensor projected, OptionalTensor seed, double scaling, double dropout_p,
@@ -156,37 +256,28 @@ FiveTensors lora_linear_backward(Tensor grad_out, Tensor input, Tensor weight, O
   const DeviceScope device(input);
   const WithoutAutograd guard;
   const int64_t rank = lora_a.size(0);
-  const LowRank adapter(input, rank, device.stream);
   const Tensor gradient = as_matrix(grad_out), matrix = as_matrix(input);
   check_shape(projected, "projected", {matrix.size(0), rank});
-  const auto like = [&](const Tensor& tensor) { return new_tensor(input, shape_of(tensor), input.scalar_type()); };
-
-  Tensor grad_input = absent_like(input), grad_weight = absent_like(input), grad_bias = absent_like(input);
-  Tensor grad_a = absent_like(input), grad_b = absent_like(input);
-  if (wanted[kBias] && bias) grad_bias = sum_columns(gradient, bias->scalar_type(), device.stream);
-  if (wanted[kWeight]) {
-    grad_weight = like(weight);
-    multiply(transposed(gradient), matrix, grad_weight);
-  }
-  if (wanted[kLoraB]) {
-    grad_b = like(lora_b);
-    projected = as_type(projected, acc_type_of(input));
-    adapter.factor_gradient(projected, gradient, {}, scaling, transposed(grad_b));
-  }
-  if (!wanted[kInput] && !wanted[kLoraA]) return {grad_input, grad_weight, grad_bias, grad_a, grad_b};
-  // what dropout divides by is taken in here: both that this is for pass through the dropout
-  const Tensor sums = adapter.down(gradient, transposed(lora_b), {}, scaling * dropout.factor);
-  if (wanted[kLoraA]) {
-    grad_a = like(lora_a);
-    adapter.factor_gradient(sums, matrix, dropout.bits, 1.0, grad_a);
-  }
-  if (wanted[kInput]) {
-    grad_input = like(input);
-    const Tensor sum = as_matrix(grad_input);
-    adapter.up(sums, lora_a, {}, dropout.bits, 1.0, sum);
-    multiply(gradient, weight, sum, sum);
-  }
-  return {grad_input, grad_weight, grad_bias, grad_a, grad_b};
+  const auto gradient_of = [&](LinearGradient which, const Tensor& tensor) {
+    return wanted[which] ? new_tensor(input, shape_of(tensor), input.scalar_type()) : absent_like(input);
+  };
+  const Backward b{
+      gradient,
+      matrix,
+      weight,
+      lora_a,
+      lora_b,
+      projected,
+      dropout,
+      scaling,
+      wanted,
+      gradient_of(kInput, input),
+      gradient_of(kWeight, weight),
+      wanted[kBias] && bias ? sum_columns(gradient, bias->scalar_type(), device.stream) : absent_like(input),
+      gradient_of(kLoraA, lora_a),
+      gradient_of(kLoraB, lora_b)};
+  on_tensor_cores(input, weight, rank) ? run_on_tensor_cores(b, device.stream) : run_simt(b, device.stream);
+  return {b.grad_input, b.grad_weight, b.grad_bias, b.grad_a, b.grad_b};
 }
 
 }  // namespace
