@@ -196,10 +196,11 @@ void ranges(const char* text, int64_t queries, int64_t keys, int64_t tile_rows) 
   if (has("range")) visits.erase(std::prev(visits.end()));
   for (int64_t panel = 0; panel < turned.panels; ++panel) {
     std::map<int64_t, int> heads;
-    TileCursor cursor(p.plan, panel, 0, 2);
+    pair.set_queries(0, 0, 0);
+    TileCursor cursor(p.plan, pair, panel, 0, 2);
     while (cursor.next(pair)) {
-      expect(visits.count({cursor.tile(), panel}) == 1, "a tile that only keys visit");
-      ++heads[cursor.tile() * 2 + cursor.head()];
+      expect(visits.count({pair.tile(), panel}) == 1, "a tile that only keys visit");
+      ++heads[pair.tile() * 2 + pair.head()];
     }
     for (const auto& [tile, count] : heads) expect(count == 1, "keys visit a tile twice");
     for (int64_t tile = 0; tile < plan.tiles; ++tile) {

@@ -49,17 +49,24 @@ template <class Acc>
 constexpr Acc kHidden = -std::numeric_limits<Acc>::infinity();
 constexpr double kLog2E = 1.4426950408889634074, kLn2 = 0.69314718055994530942;
 
+#if defined(__CUDA_ARCH__)
+// One instruction; weights below 2^-126 are zeros.
+SK_DEVICE inline float exp2_of(float x) {
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+  return power;
+}
+#else
 SK_DEVICE inline float exp2_of(float x) { return exp2f(x); }
+#endif
 SK_DEVICE inline double exp2_of(double x) { return exp2(x); }
 SK_DEVICE inline float log2_of(float x) { return log2f(x); }
 SK_DEVICE inline double log2_of(double x) { return log2(x); }
 SK_DEVICE inline float tanh_of(float x) { return tanhf(x); }
 SK_DEVICE inline double tanh_of(double x) { return tanh(x); }
 
-template <class Acc>
-SK_DEVICE inline Acc larger(Acc a, Acc b) {
-  return a > b ? a : b;
-}
+SK_DEVICE inline float larger(float a, float b) { return fmaxf(a, b); }
+SK_DEVICE inline double larger(double a, double b) { return fmax(a, b); }
 
 // Sums of a row over the threads that share it.
 template <class Acc, class Block>

@@ -81,7 +81,10 @@ class TilePair {
   }
   // What the pattern lets a row see.
   SK_DEVICE uint64_t word(int row) const {
-    return pattern_bits(*p_.plan.program, head_, row_begin() + row, key_begin_, p_.query_offset);
+    int tile = tile_;
+    compute_anew_from(tile);
+    const int64_t query = tile * p_.plan.tile_rows + row;
+    return pattern_bits(*p_.plan.program, head_, query, key_begin_, p_.query_offset);
   }
 
   SK_DEVICE bool by_pattern() const { return by_pattern_; }
@@ -171,6 +174,7 @@ class TilePair {
 
   SK_DEVICE int64_t batch() const { return batch_; }
   SK_DEVICE int64_t head() const { return head_; }
+  SK_DEVICE int64_t tile() const { return tile_; }
   SK_DEVICE int64_t key_head() const { return head_ / p_.group(); }
   SK_DEVICE int64_t row_begin() const { return tile_ * p_.plan.tile_rows; }
   SK_DEVICE int rows() const { return static_cast<int>(least(p_.plan.tile_rows, p_.query_length - row_begin())); }

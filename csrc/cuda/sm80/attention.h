@@ -21,5 +21,7 @@ void attention_forward(const AttentionForwardParams& p, Stream stream);
 void attention_key_gradients(const AttentionBackwardParams& p, Stream stream);
 // Of dQ alone.
 void attention_query_gradients(const AttentionBackwardParams& p, Stream stream);
+// Of relative keys and values, in their slots.
+void attention_table_gradients(const AttentionBackwardParams& p, Stream stream);
 
 }  // namespace seo_kernels::cuda::sm80

@@ -1,6 +1,6 @@
 // Attention forward on tensor cores: a block has a tile of queries and goes over the panels of keys that they visit,
-// with an online softmax. Scores and weights stay in registers. Values are copied while scores are multiplied, and the
-// next keys while values are.
+// with an online softmax. Scores and weights stay in registers. With two stages, the next keys and values are copied
+// while those before are multiplied; with one, values while scores are multiplied, and the next keys while values are.
 #include "cuda/attention/online_softmax.h"
 #include "cuda/attention/schedule.h"
 #include "cuda/sm80/attention.h"
@@ -9,14 +9,14 @@
 namespace seo_kernels::cuda::sm80 {
 namespace {
 
-template <class S, int Width, Scores kScores>
+template <class S, int Width, int kM, Scores kScores>
 struct AttentionForwardMma {
   static constexpr bool kRelative = kScores == Scores::kRelative;
-  static constexpr int kM = forward_row_products(Width, kScores), kTileRows = kTile * kM;
+  static constexpr int kTileRows = kTile * kM, kStages = key_stages(Width, kScores);
   static constexpr int kThreads = kMmaThreads, kBlocksAtOnce = blocks_at_once(Width, kScores);
   struct Shared {
     SharedArray<S, kTileRows * Width> query;
-    SharedArray<S, kTile * Width> key, value;
+    SharedArray<S, kTile * Width> key[kStages], value[kStages];
     SharedArray<uint64_t, kTileRows> words;  // what the pattern lets each query see
     std::conditional_t<kRelative, BandShared<S, Width>, NoBand> band;
   };
@@ -34,9 +34,8 @@ struct AttentionForwardMma {
     Shared& shared = block.shared();
     const int64_t index = schedule.at(block.index()), tile = index % p.plan.tiles;
     const int64_t head = index / p.plan.tiles % p.query_heads, batch = index / p.plan.tiles / p.query_heads;
-    TilePair pair(p), ahead(p);
+    TilePair pair(p);  // while copies begin, that of the next panel
     pair.set_queries(batch, head, tile);
-    ahead.set_queries(batch, head, tile);
     PerThread<Sums> sums;
     PerThread<Rows> rows;
     block.for_threads([&](int thread) {
@@ -45,29 +44,57 @@ struct AttentionForwardMma {
     });
     if constexpr (kRelative) clear_band_weights(block, shared.band);
     stage_run<kTileRows, Width>(block, shared.query, queries_of<S>(p.query, pair, p.dim));
+    int key_head = static_cast<int>(pair.key_head());
+    const auto stage = [&](auto& memory, const TensorView& view, int64_t width) {
+      compute_anew_from(key_head);
+      const HeadRows<S> rows(view, pair.batch(), key_head, width);
+      stage_run<kTile, Width>(block, memory, RowRun<S>{rows, pair.key_begin(), pair.keys()});
+    };
+    const auto stage_keys = [&](auto& memory) { stage(memory, p.key, p.dim); };
+    const auto stage_values = [&](auto& memory) { stage(memory, p.value, p.value_dim); };
     PanelCursor cursor(p.plan, head, tile);
-    bool more = cursor.next(ahead);
-    if (more) stage_run<kTile, Width>(block, shared.key, keys_of<S>(p.key, ahead, p.dim));
+    int now = 0;  // stage
+    bool more = cursor.next(pair);
+    if (more) stage_keys(shared.key[0]);
+    if (more && kStages == 2) stage_values(shared.value[0]);
     commit_copies(block);
 #pragma unroll 1
     while (more) {
-      pair.set_keys(cursor.panel(), cursor.partial());
-      pair.write_words(block);
+      if constexpr (kStages == 2) {
+        pair.find_words(block);
+      } else {
+        pair.write_words(block);
+      }
       wait_for_copies<0>(block);
       block.sync();  // the keys are there, the values before are read
-      stage_run<kTile, Width>(block, shared.value, keys_of<S>(p.value, pair, p.value_dim));
+      if constexpr (kStages == 2) {
+        const int panel = cursor.panel();
+        const bool partial = cursor.partial();
+        more = cursor.next(pair);
+        if (more) stage_keys(shared.key[1 - now]);
+        if (more) stage_values(shared.value[1 - now]);
+        pair.set_keys(panel, partial);
+      } else {
+        stage_values(shared.value[0]);
+      }
       PerThread<Weights> weights;
-      multiply_scores(block, pair, weights);
-      commit_copies(block);
+      multiply_scores(block, pair, shared.key[now], weights);
       weigh(block, pair, weights, rows, sums);
+      const int64_t distance = pair.distance();
       if constexpr (kRelative) stage_value_band(block, pair);
-      wait_for_copies<0>(block);
-      block.sync();  // the values are there, the keys are read
-      more = cursor.next(ahead);
-      if (more) stage_run<kTile, Width>(block, shared.key, keys_of<S>(p.key, ahead, p.dim));
-      commit_copies(block);
-      add_tile_weighted<S, Width>(block, sums, weights, shared.value, steps_of(static_cast<int>(p.value_dim)));
-      if constexpr (kRelative) add_value_band(block, pair, weights, rows, sums);
+      if constexpr (kStages == 1) {
+        wait_for_copies<0>(block);
+        block.sync();  // the values are there, the keys are read
+        more = cursor.next(pair);
+        if (more) stage_keys(shared.key[0]);
+        commit_copies(block);
+      }
+      add_tile_weighted<S, Width>(block, sums, weights, shared.value[now], steps_of(static_cast<int>(p.value_dim)));
+      if constexpr (kRelative) add_value_band(block, distance, weights, rows, sums);
+      if constexpr (kStages == 2) {
+        now = 1 - now;
+        if (more) pair.set_keys(cursor.panel(), cursor.partial());
+      }
     }
     wait_for_copies<0>(block);
     block.sync();  // the queries are read, or, before no keys at all, there
@@ -75,8 +102,8 @@ struct AttentionForwardMma {
   }
 
  private:
-  template <class Block>
-  SK_DEVICE void multiply_scores(Block& block, const TilePair& pair, PerThread<Weights>& weights) const {
+  template <class Block, class Keys>
+  SK_DEVICE void multiply_scores(Block& block, const TilePair& pair, Keys& keys, PerThread<Weights>& weights) const {
     Shared& shared = block.shared();
     const int steps = steps_of(static_cast<int>(p.dim));
     block.for_threads([&](int thread) { weights[thread] = Weights{}; });
@@ -88,7 +115,7 @@ struct AttentionForwardMma {
       }
     }
     commit_copies(block);
-    add_row_products<S, Width>(block, weights, shared.query, shared.key, steps, [](int) { return 0; });
+    add_row_products<S, Width>(block, weights, shared.query, keys, steps, [](int) { return 0; });
     if constexpr (kRelative) {
       if (!p.relative_key) return;
       if (band) {
@@ -135,14 +162,14 @@ struct AttentionForwardMma {
   }
 
   template <class Block>
-  SK_DEVICE void add_value_band(Block& block, const TilePair& pair, PerThread<Weights>& weights, PerThread<Rows>& rows,
+  SK_DEVICE void add_value_band(Block& block, int64_t distance, PerThread<Weights>& weights, PerThread<Rows>& rows,
                                 PerThread<Sums>& sums) const {
     if (!p.relative_value) return;
-    if (!beyond_table(p.relative_value, pair.distance())) {
+    if (!beyond_table(p.relative_value, distance)) {
       const int steps = steps_of(static_cast<int>(p.value_dim));
       return add_band_weights<S, Width>(block, sums, weights, block.shared().band, steps);
     }
-    const bool above = above_table(p.relative_value, pair.distance());
+    const bool above = above_table(p.relative_value, distance);
     block.for_threads([&](int thread) { rows[thread].ends.add(weights[thread], above); });
   }
 
@@ -167,7 +194,15 @@ template <class F>
 void with_forward_kernel(const AttentionProblem& p, F f) {
   with_16_bits(p.dtype, [&](auto stored) {
     with_scores_and_width(p, [&](auto width, auto scores) {
-      f(std::type_identity<AttentionForwardMma<decltype(stored), decltype(width)::value, decltype(scores)::value>>{});
+      constexpr int kWidth = decltype(width)::value, kM = forward_row_products(kWidth, decltype(scores)::value);
+      using Kernel = AttentionForwardMma<decltype(stored), kWidth, kM, decltype(scores)::value>;
+      if constexpr (kM > 1 && kWidth > 64) {
+        using Narrower = AttentionForwardMma<decltype(stored), kWidth, 1, decltype(scores)::value>;
+        if (!fit_at_once(Kernel::kBlocksAtOnce, sizeof(typename Kernel::Shared))) {
+          return f(std::type_identity<Narrower>{});
+        }
+      }
+      f(std::type_identity<Kernel>{});
     });
   });
 }

@@ -36,7 +36,7 @@ struct AttentionKeyGradientsMma {
     TilePair pair(p);  // the next one's, once weights and gradients are made
     const PanelPlace here = place(block.index());
     pair.set_queries(here.batch, 0, 0);
-    TileCursor cursor(p.plan, here.panel, here.key_head * p.group(), (here.key_head + 1) * p.group());
+    TileCursor cursor(p.plan, pair, here.panel, here.key_head * p.group(), (here.key_head + 1) * p.group());
     bool more = cursor.next(pair);
     if (more) {
       stage_run<kTile, Width>(block, shared.key, keys_of<S>(p.key, pair, p.dim));
@@ -48,19 +48,26 @@ struct AttentionKeyGradientsMma {
 #pragma unroll 1
     while (more) {
       write_row_facts(block, p, pair, shared.facts);
+      write_words(block, pair, shared.facts);
       wait_for_copies<0>(block);
       block.sync();  // all is there, queries and facts before are read
       PerThread<Pair> products, gradients;
       multiply(block, pair, products, gradients);
       differentiate<kScores, true>(block, p, pair, products, gradients);
+      PerThread<Lefts<1>> weights, gradients_of_scores;  // half as many registers
+      block.for_threads([&](int thread) {
+        weights[thread] = as_lefts<S>(products[thread]);
+        gradients_of_scores[thread] = as_lefts<S>(gradients[thread]);
+      });
       if (p.grad_value && p.grad_out) {
-        add_tile_weighted<S, Width>(block, value_sums, products, shared.grad_out, steps_of(int(p.value_dim)));
+        add_lefts_weighted<S, Width>(block, value_sums, weights, shared.grad_out, steps_of(int(p.value_dim)));
       }
       more = cursor.next(pair);
       block.sync();  // the output's gradients are read
       if (more) stage_grad_out(block, pair);
       commit_copies(block);
-      if (p.grad_key) add_tile_weighted<S, Width>(block, keys, gradients, shared.query, steps_of(int(p.dim)));
+      if (p.grad_key)
+        add_lefts_weighted<S, Width>(block, keys, gradients_of_scores, shared.query, steps_of(int(p.dim)));
       block.sync();  // the queries are read
       if (more) stage_run<kTile, Width>(block, shared.query, queries_of<S>(p.query, pair, p.dim));
       commit_copies(block);

@@ -11,8 +11,9 @@ template <class S, int Width, Scores kScores>
 struct AttentionQueryGradientsMma {
   static constexpr bool kRelative = kScores == Scores::kRelative;
   static constexpr int kThreads = kMmaThreads, kBlocksAtOnce = blocks_at_once(Width, kScores);
+  static constexpr int kStages = key_stages(Width, kScores);
   struct Shared {
-    SharedArray<S, kTile * Width> query, grad_out, key, value;
+    SharedArray<S, kTile * Width> query, grad_out, key[kStages], value[kStages];
     RowFacts facts;
     std::conditional_t<kRelative, BandShared<S, Width>, NoBand> band;
   };
@@ -26,9 +27,8 @@ struct AttentionQueryGradientsMma {
     Shared& shared = block.shared();
     const int64_t index = schedule.at(block.index()), tile = index % p.plan.tiles;
     const int64_t head = index / p.plan.tiles % p.query_heads, batch = index / p.plan.tiles / p.query_heads;
-    TilePair pair(p), ahead(p);
+    TilePair pair(p);  // of the next panel, once weights and gradients are made
     pair.set_queries(batch, head, tile);
-    ahead.set_queries(batch, head, tile);
     PerThread<Sums> sums;
     PerThread<EndSums> ends;
     block.for_threads([&](int thread) {
@@ -38,31 +38,63 @@ struct AttentionQueryGradientsMma {
     if constexpr (kRelative) clear_band_weights(block, shared.band);
     stage_run<kTile, Width>(block, shared.query, queries_of<S>(p.query, pair, p.dim));
     if (p.grad_out) stage_run<kTile, Width>(block, shared.grad_out, queries_of<S>(p.grad_out, pair, p.value_dim));
+    write_row_facts(block, p, pair, shared.facts);
+    int key_head = static_cast<int>(pair.key_head());
+    const auto stage = [&](auto& memory, const TensorView& view, int64_t width) {
+      compute_anew_from(key_head);
+      const HeadRows<S> rows(view, pair.batch(), key_head, width);
+      stage_run<kTile, Width>(block, memory, RowRun<S>{rows, pair.key_begin(), pair.keys()});
+    };
+    const auto stage_keys = [&](int to) { stage(shared.key[to], p.key, p.dim); };
+    const auto stage_values = [&](int to) {
+      if (p.grad_out) stage(shared.value[to], p.value, p.value_dim);
+    };
     PanelCursor cursor(p.plan, head, tile);
-    bool more = cursor.next(ahead);
+    int now = 0;  // stage
+    bool more = cursor.next(pair);
     if (more) {
-      stage_values(block, ahead);
-      stage_run<kTile, Width>(block, shared.key, keys_of<S>(p.key, ahead, p.dim));
+      stage_values(0);
+      stage_keys(0);
     }
     commit_copies(block);
 #pragma unroll 1
     while (more) {
-      pair.set_keys(cursor.panel(), cursor.partial());
-      write_row_facts(block, p, pair, shared.facts);
+      if (kStages == 2 && pair.by_pattern()) block.sync();  // the words before are read
+      write_words(block, pair, shared.facts);
       wait_for_copies<0>(block);
-      block.sync();  // all is there, keys and facts before are read
+      block.sync();  // all is there, keys and words before are read
+      const int panel = cursor.panel();
+      const bool partial = cursor.partial();
+      if constexpr (kStages == 2) {
+        more = cursor.next(pair);
+        if (more) {
+          stage_values(1 - now);
+          stage_keys(1 - now);
+        }
+        commit_copies(block);
+        pair.set_keys(panel, partial);
+      }
       PerThread<Pair> products, gradients;
-      multiply(block, pair, products, gradients);
-      more = cursor.next(ahead);
-      block.sync();  // the values are read
-      if (more) stage_values(block, ahead);
-      commit_copies(block);
+      multiply_by_queries<S, Width, kScores>(block, p, pair, shared.key[now], shared.value[now], bool{p.grad_out},
+                                             products, gradients);
+      if constexpr (kStages == 1) {
+        block.sync();  // the values are read
+        more = cursor.next(pair);
+        if (more) stage_values(0);
+        commit_copies(block);
+        pair.set_keys(panel, partial);
+      }
       differentiate<kScores, false>(block, p, pair, products, gradients);
-      add_tile_weighted<S, Width>(block, sums, gradients, shared.key, steps_of(int(p.dim)));
+      add_tile_weighted<S, Width>(block, sums, gradients, shared.key[now], steps_of(int(p.dim)));
       if constexpr (kRelative) add_key_band(block, pair, gradients, ends, sums);
-      block.sync();  // the keys are read
-      if (more) stage_run<kTile, Width>(block, shared.key, keys_of<S>(p.key, ahead, p.dim));
-      commit_copies(block);
+      if (more) pair.set_keys(cursor.panel(), cursor.partial());
+      if constexpr (kStages == 1) {
+        block.sync();  // the keys are read
+        if (more) stage_keys(0);
+        commit_copies(block);
+      } else {
+        now = 1 - now;
+      }
     }
     wait_for_copies<0>(block);
     block.sync();  // the queries are read, or, before no keys at all, there
@@ -80,29 +112,6 @@ struct AttentionQueryGradientsMma {
   }
 
  private:
-  template <class Block>
-  SK_DEVICE void stage_values(Block& block, const TilePair& pair) const {
-    if (!p.grad_out) return;
-    stage_run<kTile, Width>(block, block.shared().value, keys_of<S>(p.value, pair, p.value_dim));
-  }
-
-  // The band of the keys' table comes last: dQ needs it once more.
-  template <class Block>
-  SK_DEVICE void multiply(Block& block, const TilePair& pair, PerThread<Pair>& products,
-                          PerThread<Pair>& gradients) const {
-    Shared& shared = block.shared();
-    block.for_threads([&](int thread) { gradients[thread] = Pair{}; });
-    if (p.grad_out) {
-      add_pair_products<S, Width, kScores, false>(block, p, pair, gradients, shared.grad_out, shared.value,
-                                                  shared.grad_out, int(p.value_dim), p.relative_value, p.narrow_value,
-                                                  [](const RowEnds<float>& ends) { return ends.value; });
-    }
-    block.for_threads([&](int thread) { products[thread] = Pair{}; });
-    add_pair_products<S, Width, kScores, false>(block, p, pair, products, shared.query, shared.key, shared.query,
-                                                int(p.dim), p.relative_key, p.narrow_key,
-                                                [](const RowEnds<float>& ends) { return ends.key; });
-  }
-
   template <class Block>
   SK_DEVICE void add_key_band(Block& block, const TilePair& pair, PerThread<Pair>& gradients, PerThread<EndSums>& ends,
                               PerThread<Sums>& sums) const {

@@ -128,11 +128,9 @@ SK_DEVICE void clear_band_weights(Block& block, Shared& band) {
   });
 }
 
-// to += weights . band: each warp's weights, as it puts them there.
-template <class S, int Width, int N, class Block, class Shared>
-SK_DEVICE void add_band_weights(Block& block, PerThread<Tile<1, N>>& to, PerThread<Tile<1, kMmaColumns>>& weights,
-                                Shared& band, int steps) {
-  block.sync_warp();  // those before are read
+// Of each warp's own rows.
+template <class S, class Block, class Shared>
+SK_DEVICE void put_band_weights(Block& block, PerThread<Tile<1, kMmaColumns>>& weights, Shared& band) {
   block.for_threads([&](int thread) {
     const Pairs<false> at(thread, warp_row<1>(thread));
 #pragma unroll
@@ -144,6 +142,14 @@ SK_DEVICE void add_band_weights(Block& block, PerThread<Tile<1, N>>& to, PerThre
       }
     }
   });
+}
+
+// to += weights . band: each warp's weights, as it puts them there.
+template <class S, int Width, int N, class Block, class Shared>
+SK_DEVICE void add_band_weights(Block& block, PerThread<Tile<1, N>>& to, PerThread<Tile<1, kMmaColumns>>& weights,
+                                Shared& band, int steps) {
+  block.sync_warp();  // those before are read
+  put_band_weights<S>(block, weights, band);
   block.sync_warp();
   const auto read_weights = [&](int k, PerThread<Fragment>(&a)[1]) {
     read_matrices<false>(
@@ -155,6 +161,32 @@ SK_DEVICE void add_band_weights(Block& block, PerThread<Tile<1, N>>& to, PerThre
   };
   add_weighted_rows<S, Width, kBandColumns / kStep>(block, to, read_weights, band.table, steps,
                                                     [](int thread) { return band_row(thread); });
+}
+
+// The gradient of a staged table: 64 of the band's rows at a time, `half` 0 or 1, of which each warp has 16. Where in
+// the weights of queries 16 k and those after a warp's rows begin; past [0, 64] none of them meet.
+SK_DEVICE inline int gradient_column(int thread, int half, int k) {
+  return warp_row<1>(thread) + half * kTile + kStep * k - (kTile - kStep);
+}
+
+// to (16 rows of a warp) += weights, turned, . right, the right's rows being those of the queries.
+template <class S, int Width, int N, class Block, class Shared, class Right>
+SK_DEVICE void add_band_gradient(Block& block, PerThread<Tile<1, N>>& to, Shared& band, Right& right, int half,
+                                 int steps) {
+  const auto read_weights = [&](int k, PerThread<Fragment>(&a)[1]) {
+    read_matrices<true>(
+        block, band.weights, [&](int thread) -> Fragment& { return a[0][thread]; },
+        [&](int thread) {
+          const int lane = thread % kWarp, column = gradient_column(thread, half, k);
+          const int there = column < 0 ? 0 : column > kTile ? kTile : column;
+          return (kStep * k + lane % 8 + lane / 16 * 8) * kWeightLd + there + lane / 8 % 2 * 8;
+        });
+    block.for_threads([&](int thread) {
+      const int column = gradient_column(thread, half, k);
+      if (column < 0 || column > kTile) a[0][thread] = Fragment{};
+    });
+  };
+  add_weighted_rows<S, Width, kTile / kStep>(block, to, read_weights, right, steps, [](int) { return 0; });
 }
 
 // Sums of rows' weights over the tiles that lie wholly below and above a table: its ends are added for them at once.
@@ -171,21 +203,40 @@ struct EndSums {
 #pragma unroll
     for (int h = 0; h < 2; ++h) (is_above ? above[h] : below[h]) += sum[h];
   }
+
+  // Of a tile that lies within a table, or across its ends, the pairs that are at them.
+  SK_DEVICE void add_outside(const Tile<1, kMmaColumns>& weights, const Pairs<false>& at, int64_t distance,
+                             int64_t reach) {
+#pragma unroll
+    for (int n = 0; n < kMmaColumns; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int64_t d = distance + at.key(n, e / 2, e % 2) - at.query(n, e / 2, e % 2);
+        if (d >= reach) {
+          above[e / 2] += weights.at[0][n].at[e];
+        } else if (d <= -reach) {
+          below[e / 2] += weights.at[0][n].at[e];
+        }
+      }
+    }
+  }
 };
+
+SK_DEVICE inline EndSums add_end_sums(const EndSums& a, const EndSums& b) {
+  EndSums sum;
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    sum.below[h] = a.below[h] + b.below[h];
+    sum.above[h] = a.above[h] + b.above[h];
+  }
+  return sum;
+}
 
 // to += sums (of a row's four threads) . the table's first and last row
 template <int N, class Block>
 SK_DEVICE void add_end_rows(Block& block, PerThread<Tile<1, N>>& to, PerThread<EndSums>& sums,
                             const HeadTable<float>& table) {
-  block.template combine<4>(sums, [](const EndSums& a, const EndSums& b) {
-    EndSums sum;
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      sum.below[h] = a.below[h] + b.below[h];
-      sum.above[h] = a.above[h] + b.above[h];
-    }
-    return sum;
-  });
+  block.template combine<4>(sums, add_end_sums);
   block.for_threads([&](int thread) {
     const float *first = table.row(0), *last = table.row(2 * table.reach);
 #pragma unroll

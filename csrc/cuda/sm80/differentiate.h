@@ -16,10 +16,17 @@ struct RowFacts {
 template <class Block>
 SK_DEVICE void write_row_facts(Block& block, const AttentionBackwardParams& p, const TilePair& pair, RowFacts& facts) {
   block.for_threads([&](int thread) {
+    compute_anew_from(thread);
     if (thread >= kTile) return;
     facts.shift[thread] = shift_of<float>(p, pair, thread);
     facts.delta[thread] = delta_of<float>(p, pair, thread);
-    if (pair.by_pattern() && thread < pair.rows()) facts.words[thread] = pair.word(thread);
+  });
+}
+template <class Block>
+SK_DEVICE void write_words(Block& block, const TilePair& pair, RowFacts& facts) {
+  if (!pair.by_pattern()) return;
+  block.for_threads([&](int thread) {
+    if (thread < pair.rows()) facts.words[thread] = pair.word(thread);
   });
 }
 
@@ -57,6 +64,25 @@ SK_DEVICE void add_pair_products(Block& block, const AttentionParams& p, const T
   }
 }
 
+// Both, by rows of queries; without gradients these are zeros. The band of the keys' table comes last: dQ needs it once
+// more.
+template <class S, int Width, Scores kScores, class Block, class Memory>
+SK_DEVICE void multiply_by_queries(Block& block, const AttentionBackwardParams& p, const TilePair& pair, Memory& key,
+                                   Memory& value, bool by_gradient, PerThread<Tile<1, kMmaColumns>>& products,
+                                   PerThread<Tile<1, kMmaColumns>>& gradients) {
+  auto& shared = block.shared();
+  block.for_threads([&](int thread) { gradients[thread] = {}; });
+  if (by_gradient) {
+    add_pair_products<S, Width, kScores, false>(block, p, pair, gradients, shared.grad_out, value, shared.grad_out,
+                                                int(p.value_dim), p.relative_value, p.narrow_value,
+                                                [](const RowEnds<float>& ends) { return ends.value; });
+  }
+  block.for_threads([&](int thread) { products[thread] = {}; });
+  add_pair_products<S, Width, kScores, false>(block, p, pair, products, shared.query, key, shared.query, int(p.dim),
+                                              p.relative_key, p.narrow_key,
+                                              [](const RowEnds<float>& ends) { return ends.key; });
+}
+
 // products become weights, dropped out; gradients, of those weights, become gradients of bare products, short of the
 // scale.
 template <Scores kScores, bool Turned>
@@ -65,7 +91,8 @@ SK_DEVICE inline void differentiate_pairs(const AttentionBackwardParams& p, cons
                                           Tile<1, kMmaColumns>& gradients) {
   const Scorer<float> scorer(p, pair.head());
   const float inverse_kept = static_cast<float>(1.0 / (1.0 - p.dropout_p));
-  const MmaBits visible = pair.hides() ? visible_pairs(pair, facts.words, at) : ~MmaBits{0};
+  const bool hides = pair.hides();
+  const MmaBits visible = hides ? visible_pairs(pair, facts.words, at) : ~MmaBits{0};
   float row_shift[2], row_delta[2];
   if constexpr (!Turned) {
 #pragma unroll
@@ -75,37 +102,44 @@ SK_DEVICE inline void differentiate_pairs(const AttentionBackwardParams& p, cons
     }
   }
   int column = at.column;
-  const auto differentiate = [&](int n, int k, auto simple) {
-    if constexpr (Turned) compute_anew_from(column);  // facts of queries are read when they are needed
+  const auto differentiate = [&](int n, int k, auto simple, auto hidden) {
+    Pack<float, 2> shifts, deltas;
+    if constexpr (Turned) {
+      compute_anew_from(column);  // facts of queries are read when they are needed
+      shifts = facts.shift.template pack<2>(column + 8 * n);
+      deltas = facts.delta.template pack<2>(column + 8 * n);
+    }
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      const int bit = 4 * n + e, query = Turned ? column + 8 * n + e % 2 : at.query(n, e / 2, e % 2);
+      const int bit = 4 * n + e;
       float &product = products.at[0][k].at[e], &gradient = gradients.at[0][k].at[e];
-      float shift, delta, slope = 1.0f, x;
-      if constexpr (Turned) {
-        shift = facts.shift[query];
-        delta = facts.delta[query];
-      } else {
-        shift = row_shift[e / 2];
-        delta = row_delta[e / 2];
-      }
+      const float shift = Turned ? shifts.at[e % 2] : row_shift[e / 2];
+      const float delta = Turned ? deltas.at[e % 2] : row_delta[e / 2];
+      float slope = 1.0f, x;
       if constexpr (decltype(simple)::value) {
-        x = product * scorer.scale;
+        x = product * (scorer.scale * static_cast<float>(kLog2E));
       } else {
-        x = scorer.score(pair, product, query, at.key(n, e / 2, e % 2), slope);
+        const int query = Turned ? column + 8 * n + e % 2 : at.query(n, e / 2, e % 2);
+        x = scorer.score(pair, product, query, at.key(n, e / 2, e % 2), slope) * static_cast<float>(kLog2E);
       }
-      const float weight = visible >> bit & 1 ? exp2_of(x * static_cast<float>(kLog2E) - shift) : 0.0f;
+      float weight = exp2_of(x - shift);
+      if (decltype(hidden)::value && !(visible >> bit & 1)) weight = 0.0f;
       float factor = 1.0f;
       if (kScores != Scores::kPlain && p.dropout) factor = kept >> bit & 1 ? inverse_kept : 0.0f;
       product = weight * factor;
+      gradient = weight * (gradient * factor - delta) * slope;
       // A hidden pair's gradient and slope may hold anything, NaN included: its weight of zero must win.
-      gradient = weight == 0.0f ? 0.0f : weight * (gradient * factor - delta) * slope;
+      if (decltype(hidden)::value && weight == 0.0f) gradient = 0.0f;
     }
   };
-  if (kScores == Scores::kPlain || !p.modifies_scores()) {
-    for_products<true>(0, [&](int n, int k) { differentiate(n, k, std::true_type{}); }, products, gradients);
+  using Yes = std::true_type;
+  using No = std::false_type;
+  if (kScores != Scores::kPlain && p.modifies_scores()) {
+    for_products<false>(0, [&](int n, int k) { differentiate(n, k, No{}, Yes{}); }, products, gradients);
+  } else if (hides) {
+    for_products<true>(0, [&](int n, int k) { differentiate(n, k, Yes{}, Yes{}); }, products, gradients);
   } else {
-    for_products<false>(0, [&](int n, int k) { differentiate(n, k, std::false_type{}); }, products, gradients);
+    for_products<true>(0, [&](int n, int k) { differentiate(n, k, Yes{}, No{}); }, products, gradients);
   }
 }
 
@@ -117,6 +151,7 @@ SK_DEVICE void differentiate(Block& block, const AttentionBackwardParams& p, con
     if (p.dropout) kept_pairs<Turned>(block, p, pair, [](int thread) { return warp_row<1>(thread); }, kept);
   }
   block.for_threads([&](int thread) {
+    compute_anew_from(thread);
     const Pairs<Turned> at(thread, warp_row<1>(thread));
     differentiate_pairs<kScores>(p, pair, block.shared().facts, at, kept[thread], products[thread], gradients[thread]);
   });

@@ -163,80 +163,73 @@ SK_DEVICE inline void for_products(int m, F f, Tiles&... tiles) {
   }
 }
 
-// The panels that a tile of queries visits, one after the other.
+// The panels that a tile of queries visits, one after the other. What the plan says of them is read anew for each:
+// registers are worth more.
 class PanelCursor {
  public:
-  SK_DEVICE PanelCursor(const DevicePlan& plan, int64_t head, int64_t tile) : plan_(plan) {
-    const int64_t index = (plan.per_head ? head * plan.tiles : 0) + tile;
-    run_ = static_cast<int>(plan.offsets[index]);
-    last_run_ = static_cast<int>(plan.offsets[index + 1]);
+  SK_DEVICE PanelCursor(const DevicePlan& plan, int64_t head, int64_t tile)
+      : plan_(plan), at_(static_cast<int>((plan.per_head ? head * plan.tiles : 0) + tile)) {
+    run_ = static_cast<int>(plan.offsets[at_]);
   }
 
   // The next panel of which the queries may see keys, which are then set; false after the last.
   SK_DEVICE bool next(TilePair& pair) {
-    for (;;) {
-      if (++panel_ >= end_) {
-        if (run_ == last_run_) return false;
-        const PanelRun& run = plan_.runs[run_++];
-        panel_ = run.begin;
-        end_ = run.end;
-        partial_ = run.partial;
+    const int last_run = static_cast<int>(plan_.offsets[at_ + 1]);
+    ++panel_;
+    for (; run_ < last_run; ++run_) {
+      const PanelRun run = plan_.runs[run_];
+      if (panel_ < run.begin) panel_ = run.begin;
+      for (; panel_ < run.end; ++panel_) {
+        if (pair.set_keys(panel_, run.partial)) return true;
       }
-      if (pair.set_keys(panel_, partial_)) return true;
     }
+    return false;
   }
   SK_DEVICE int panel() const { return panel_; }
-  SK_DEVICE bool partial() const { return partial_; }
+  SK_DEVICE bool partial() const { return plan_.runs[run_].partial; }
 
  private:
   const DevicePlan& plan_;
-  int run_, last_run_, panel_ = 0, end_ = 0;
-  bool partial_ = false;
+  int at_, run_, panel_ = -1;
 };
 
-// The tiles of queries that visit a panel, head after head.
+// The tiles of queries that visit a panel, head after head; likewise. Where it stands is where the pair does.
 class TileCursor {
  public:
-  SK_DEVICE TileCursor(const DevicePlan& plan, int64_t panel, int64_t head, int64_t head_end)
-      : plan_(plan),
-        panel_(static_cast<int>(panel)),
-        head_(static_cast<int>(head)),
-        head_end_(static_cast<int>(head_end)) {
-    find_runs();
+  // Of the pair's batch.
+  SK_DEVICE TileCursor(const DevicePlan& plan, TilePair& pair, int64_t panel, int64_t head, int64_t head_end)
+      : plan_(plan), panel_(static_cast<int>(panel)), head_end_(static_cast<int>(head_end)) {
+    begin_head(pair, static_cast<int>(head));
   }
 
-  // The next tile of the pair's batch of which queries may see keys of the panel; the pair is then set.
+  // The next tile of which queries may see keys of the panel; the pair is then set.
   SK_DEVICE bool next(TilePair& pair) {
     for (;;) {
-      if (++tile_ >= end_) {
-        while (run_ == last_run_) {
-          if (++head_ >= head_end_) return false;
-          find_runs();
+      compute_anew_from(panel_);
+      const int head = static_cast<int>(pair.head()), last_run = static_cast<int>(plan_.panel_offsets[place(head) + 1]);
+      int tile = static_cast<int>(pair.tile()) + 1;
+      for (; run_ < last_run; ++run_) {
+        const PanelRun run = plan_.panel_runs[run_];
+        if (tile < run.begin) tile = run.begin;
+        for (; tile < run.end; ++tile) {
+          pair.set_queries(pair.batch(), head, tile);
+          if (pair.set_keys(panel_, run.partial)) return true;
         }
-        const PanelRun& run = plan_.panel_runs[run_++];
-        tile_ = run.begin;
-        end_ = run.end;
-        partial_ = run.partial;
       }
-      pair.set_queries(pair.batch(), head_, tile_);
-      if (pair.set_keys(panel_, partial_)) return true;
+      if (head + 1 >= head_end_) return false;
+      begin_head(pair, head + 1);
     }
   }
-  SK_DEVICE int head() const { return head_; }
-  SK_DEVICE int tile() const { return tile_; }
 
  private:
-  SK_DEVICE void find_runs() {
-    const int64_t index = (plan_.per_head ? head_ * plan_.panels : 0) + panel_;
-    run_ = static_cast<int>(plan_.panel_offsets[index]);
-    last_run_ = static_cast<int>(plan_.panel_offsets[index + 1]);
-    tile_ = end_ = 0;
+  SK_DEVICE int place(int head) const { return (plan_.per_head ? head * static_cast<int>(plan_.panels) : 0) + panel_; }
+  SK_DEVICE void begin_head(TilePair& pair, int head) {
+    run_ = static_cast<int>(plan_.panel_offsets[place(head)]);
+    pair.set_queries(pair.batch(), head, -1);
   }
 
   const DevicePlan& plan_;
-  int panel_, head_, head_end_;
-  int run_ = 0, last_run_ = 0, tile_ = 0, end_ = 0;
-  bool partial_ = false;
+  int panel_, head_end_, run_ = 0;
 };
 
 }  // namespace seo_kernels::cuda

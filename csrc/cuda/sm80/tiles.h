@@ -16,7 +16,10 @@ struct Tile {
   Product at[M][N];
 };
 
-SK_DEVICE constexpr int steps_of(int width) { return (width + kStep - 1) / kStep; }
+SK_DEVICE inline int steps_of(int width) {
+  compute_anew_from(width);
+  return (width + kStep - 1) / kStep;
+}
 
 // Rows 0 .. Rows - 1 of a tile that is `Width` wide, from row_at(r), null where there is none. Columns past the last
 // are zeros up to the next multiple of 16, and not touched from there on: nobody reads them. Rows that lie in pieces of
@@ -51,10 +54,27 @@ SK_DEVICE inline void stage_tile(Memory& memory, int thread, const HeadRows<S>& 
   }
 }
 
+// The same of neighbouring rows: a thread's pieces lie in one column, and equally far apart.
 template <int Rows, int Width, class S, class Block, class Memory>
 SK_DEVICE inline void stage_run(Block& block, Memory& memory, const RowRun<S>& run) {
-  block.for_threads(
-      [&](int thread) { stage_tile<Rows, Width>(memory, thread, run.rows, [&](int r) { return run.at(r); }); });
+  block.for_threads([&](int thread) {
+    if (!run.rows.chunks) return stage_tile<Rows, Width>(memory, thread, run.rows, [&](int r) { return run.at(r); });
+    constexpr int per_row = Width / 8, apart = kMmaThreads / per_row;
+    int width = run.rows.width;
+    compute_anew_from(thread);
+    compute_anew_from(width);
+    const int first = thread / per_row, c = thread % per_row * 8;
+    if (c >= steps_of(width) * kStep) return;
+    const S* from = run.rows.row(run.begin + first) + c;
+    const int64_t step = apart * run.rows.row_stride;
+    const int rows = c < width ? run.count - first : 0;
+#pragma unroll
+    for (int n = 0; n < Rows / apart; ++n) {
+      const int at = swizzled<Width>(first + n * apart % 8, c) + n * apart / 8 * 8 * Width;
+      begin_copy(memory, at, from, n * apart < rows);
+      from += step;
+    }
+  });
 }
 
 // First of the rows of a thread's warp, of 16 M each.
@@ -63,35 +83,42 @@ SK_DEVICE inline int warp_row(int thread) {
   return thread / kWarp * (16 * M);
 }
 
+// The place 16 k columns on from that of one of the first 16 columns.
+template <int Width>
+SK_DEVICE constexpr int steps_on(int place, int k) {
+  static_assert(Width % 64 == 0);
+  return (place ^ kStep * (k % 4)) + 4 * kStep * (k / 4);
+}
+
 // to(16 M rows of a warp, 8 N rows of the right) += left . right over `steps` times 16 columns. right_row(thread): the
 // first of the warp's rows of the right.
 template <class S, int Width, int M, int N, class Block, class Left, class Right, class RightRow>
 SK_DEVICE inline void add_row_products(Block& block, PerThread<Tile<M, N>>& to, Left& left, Right& right, int steps,
                                        RightRow right_row) {
   PerThread<Fragment> a[M], b;
-  PerThread<int> right_at;
-#pragma unroll
-  for (int k = 0; k < Width / kStep; ++k) {
-    if (k >= steps) break;
+  PerThread<int> left_at, right_at;
+  block.for_threads([&](int thread) {
+    compute_anew_from(thread);
+    const int lane = thread % kWarp;
+    left_at[thread] = swizzled<Width>(warp_row<M>(thread) + lane % 16, lane / 16 * 8);
+    right_at[thread] = swizzled<Width>(right_row(thread) + lane % 8 + lane / 16 * 8, lane / 8 % 2 * 8);
+  });
+  const auto step = [&](int k) {
     block.for_threads([&](int thread) {
-      compute_anew_from(thread);
-      const int lane = thread % kWarp;
-      right_at[thread] = swizzled<Width>(right_row(thread) + lane % 8 + lane / 16 * 8, kStep * k + lane / 8 % 2 * 8);
+      compute_anew_from(left_at[thread]);
+      compute_anew_from(right_at[thread]);
     });
 #pragma unroll
     for (int m = 0; m < M; ++m) {
       read_matrices<false>(
           block, left, [&](int thread) -> Fragment& { return a[m][thread]; },
-          [&](int thread) {
-            const int lane = thread % kWarp;
-            return swizzled<Width>(warp_row<M>(thread) + lane % 16, kStep * k + lane / 16 * 8) + 16 * m * Width;
-          });
+          [&](int thread) { return steps_on<Width>(left_at[thread], k) + 16 * m * Width; });
     }
 #pragma unroll
     for (int n = 0; n < N; n += 2) {
       read_matrices<false>(
           block, right, [&](int thread) -> Fragment& { return b[thread]; },
-          [&](int thread) { return right_at[thread] + 8 * n * Width; });
+          [&](int thread) { return steps_on<Width>(right_at[thread], k) + 8 * n * Width; });
 #pragma unroll
       for (int m = 0; m < M; ++m) {
 #pragma unroll
@@ -103,6 +130,13 @@ SK_DEVICE inline void add_row_products(Block& block, PerThread<Tile<M, N>>& to, 
         }
       }
     }
+  };
+  if (steps == Width / kStep) {  // without a branch, reads run ahead of products
+#pragma unroll
+    for (int k = 0; k < Width / kStep; ++k) step(k);
+  } else {
+#pragma unroll 1
+    for (int k = 0; k < steps; ++k) step(k);
   }
 }
 
@@ -112,22 +146,20 @@ template <class S, int Width, int K, int M, int N, class Block, class Weights, c
 SK_DEVICE inline void add_weighted_rows(Block& block, PerThread<Tile<M, N>>& to, Weights weights, Right& right,
                                         int steps, RightRow right_row) {
   PerThread<Fragment> a[M], b;
-  PerThread<int> row;
-#pragma unroll
-  for (int k = 0; k < K; ++k) {
-    block.for_threads([&](int thread) {
-      compute_anew_from(thread);
-      row[thread] = right_row(thread) + thread % 16;
-    });
+  PerThread<int> right_at;
+  block.for_threads([&](int thread) {
+    compute_anew_from(thread);
+    right_at[thread] = swizzled<Width>(right_row(thread) + thread % 16, thread % kWarp / 16 * 8);
+  });
+  const auto step = [&](int k, auto all) {
+    block.for_threads([&](int thread) { compute_anew_from(right_at[thread]); });
     weights(k, a);
 #pragma unroll
     for (int n = 0; n < N; n += 2) {
-      if (n / 2 >= steps) break;
+      if (!decltype(all)::value && n / 2 >= steps) break;
       read_matrices<true>(
           block, right, [&](int thread) -> Fragment& { return b[thread]; },
-          [&](int thread) {
-            return swizzled<Width>(row[thread], 8 * n + thread % kWarp / 16 * 8) + kStep * k * Width;
-          });
+          [&](int thread) { return steps_on<Width>(right_at[thread], n / 2) + kStep * k * Width; });
 #pragma unroll
       for (int m = 0; m < M; ++m) {
 #pragma unroll
@@ -139,6 +171,13 @@ SK_DEVICE inline void add_weighted_rows(Block& block, PerThread<Tile<M, N>>& to,
         }
       }
     }
+  };
+  if (2 * steps == N) {
+#pragma unroll
+    for (int k = 0; k < K; ++k) step(k, std::true_type{});
+  } else {
+#pragma unroll
+    for (int k = 0; k < K; ++k) step(k, std::false_type{});
   }
 }
 
@@ -148,6 +187,34 @@ SK_DEVICE inline Fragment as_left(const Tile<M, N>& tile, int m, int k) {
   const float (&low)[4] = tile.at[m][2 * k].at, (&high)[4] = tile.at[m][2 * k + 1].at;
   return {{narrow_pair<S>(low[0], low[1]), narrow_pair<S>(low[2], low[3]), narrow_pair<S>(high[0], high[1]),
            narrow_pair<S>(high[2], high[3])}};
+}
+
+// A tile of 64 columns as left operands.
+template <int M>
+struct Lefts {
+  Fragment at[M][kTile / kStep];
+};
+template <class S, int M>
+SK_DEVICE inline Lefts<M> as_lefts(const Tile<M, kMmaColumns>& tile) {
+  Lefts<M> lefts;
+#pragma unroll
+  for (int m = 0; m < M; ++m) {
+#pragma unroll
+    for (int k = 0; k < kTile / kStep; ++k) lefts.at[m][k] = as_left<S>(tile, m, k);
+  }
+  return lefts;
+}
+
+template <class S, int Width, int M, int N, class Block, class Right>
+SK_DEVICE inline void add_lefts_weighted(Block& block, PerThread<Tile<M, N>>& to, PerThread<Lefts<M>>& lefts,
+                                         Right& right, int steps) {
+  const auto weights = [&](int k, PerThread<Fragment>(&a)[M]) {
+    block.for_threads([&](int thread) {
+#pragma unroll
+      for (int m = 0; m < M; ++m) a[m][thread] = lefts[thread].at[m][k];
+    });
+  };
+  add_weighted_rows<S, Width, kTile / kStep>(block, to, weights, right, steps, [](int) { return 0; });
 }
 
 // to += tile . rows, the tile's 64 columns being the rows of the right.

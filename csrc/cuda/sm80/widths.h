@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/attention/widths.h"
+#include "cuda/device_limits.h"
 #include "cuda/element.h"
 #include "params/attention_problem.h"
 
@@ -12,7 +13,18 @@ enum class Scores { kPlain, kModified, kRelative };
 
 // 16-row products of a warp's rows of queries; a tile has 64 times as many rows. Two share what is read of keys and
 // values, and take registers that wide heads and changed scores need.
-constexpr int forward_row_products(int width, Scores scores) { return width <= 64 && scores == Scores::kPlain ? 2 : 1; }
+constexpr int forward_row_products(int width, Scores scores) {
+  return width <= 128 && scores == Scores::kPlain ? 2 : 1;
+}
+
+// Panels of keys and values that a tile of queries has in shared memory: two cost no block where heads are narrow.
+constexpr int key_stages(int width, Scores scores) { return width <= 64 && scores != Scores::kRelative ? 2 : 1; }
+
+// Whether a multiprocessor of the current device has shared memory for so many blocks.
+inline bool fit_at_once(int blocks, int64_t bytes) {
+  constexpr int64_t reserved = 1 << 10;  // of each
+  return bytes <= (device_limits().shared_bytes - (blocks - 1) * reserved) / blocks;
+}
 
 constexpr int blocks_at_once(int width, Scores scores) { return width <= 128 && scores != Scores::kRelative ? 2 : 1; }
 

@@ -35,7 +35,7 @@ class Met {
   SK_DEVICE bool next() { return cursor_.next(pair); }
   SK_DEVICE int64_t number() const {
     if constexpr (OfKeys) {
-      return cursor_.head() * tiles_ + cursor_.tile();
+      return pair.head() * tiles_ + pair.tile();
     } else {
       return cursor_.panel();
     }
@@ -47,9 +47,10 @@ class Met {
  private:
   using Cursor = std::conditional_t<OfKeys, TileCursor, PanelCursor>;
 
-  SK_DEVICE static Cursor cursor(const AttentionParams& p, int head, int own) {
+  SK_DEVICE static Cursor cursor(const AttentionParams& p, TilePair& pair, int batch, int head, int own) {
+    pair.set_queries(batch, OfKeys ? head * group_of(p) : head, own);
     if constexpr (OfKeys) {
-      return TileCursor(p.plan, own, head * group_of(p), (head + 1) * group_of(p));
+      return TileCursor(p.plan, pair, own, head * group_of(p), (head + 1) * group_of(p));
     } else {
       return PanelCursor(p.plan, head, own);
     }
@@ -180,7 +181,7 @@ struct AttentionGradientsWgmma {
     Met<OfKeys> met(p, at.batch, at.head, at.first + (there ? group : 0));
     int turn = 0;  // which facts are the pair's
     bool more = there && met.next();
-    if (more) write_row_facts(consumer, p, met.pair, shared.facts[group][turn]);
+    if (more) write_facts(consumer, met.pair, shared.facts[group][turn]);
     consumer.wait(shared.own_full, 0);
     PerThread<int64_t> number;
     Ring<kStages> ring;
@@ -205,7 +206,7 @@ struct AttentionGradientsWgmma {
         begin_sums(consumer, ring.stage, weights, slopes, value_sums, sums);
         more = met.next();
         turn ^= 1;
-        if (more) write_row_facts(consumer, p, met.pair, shared.facts[group][turn]);
+        if (more) write_facts(consumer, met.pair, shared.facts[group][turn]);
         if constexpr (OfKeys) {
           wait_for_products<0>(consumer, value_sums, sums);
         } else {
@@ -226,6 +227,12 @@ struct AttentionGradientsWgmma {
       store(consumer, shared.own_first, p.grad_query, at, first_row, p.query_length, p.dim, sums,
             static_cast<float>(p.scale));
     }
+  }
+
+  template <class Group>
+  SK_DEVICE void write_facts(Group& consumer, const TilePair& pair, RowFacts& facts) const {
+    write_row_facts(consumer, p, pair, facts);
+    cuda::write_words(consumer, pair, facts);
   }
 
   // products = first . first^T, gradients of weights = second . second^T: rows of what stays

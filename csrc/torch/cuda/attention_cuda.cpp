@@ -165,11 +165,12 @@ class Backward {
       const NarrowTables tables(p_, a_.query, stream);
       if (p_.grad_key || p_.grad_value) cuda::sm80::attention_key_gradients(p_, stream);
       if (p_.grad_query) cuda::sm80::attention_query_gradients(p_, stream);
+      if (p_.slot_relative_key || p_.slot_relative_value) cuda::sm80::attention_table_gradients(p_, stream);
     }
-    if (!p_.wants_tables()) return;
-    cuda::AttentionBackwardParams shared = p_;  // what queries share
-    shared.grad_query = {};
-    cuda::attention_query_gradients(shared, stream);
+    cuda::AttentionBackwardParams rest = p_;
+    rest.grad_query = {};
+    rest.slot_relative_key = rest.slot_relative_value = nullptr;
+    if (rest.wants_tables()) cuda::attention_query_gradients(rest, stream);
   }
 
   // Slots of a head: enough of them to keep a GPU busy, few enough that their copies of the tables stay small. The
