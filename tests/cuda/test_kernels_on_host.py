@@ -180,7 +180,7 @@ def _ask_for_tier(tier: str | None, dtype: str, dim: int) -> subprocess.Complete
             100,
             "sm80",
             64,
-            "sm90a refuses, query cannot be copied, its strides are not multiples",
+            "sm90a refuses, query cannot be copied",
         ),
         ("sm90a", "float32", 64, "simt", 64, "sm90a refuses, it multiplies bfloat16 and float16 only"),
     ],
