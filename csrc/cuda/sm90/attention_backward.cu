@@ -29,9 +29,10 @@ class Met {
 
   // head: of keys or of queries; own: the panel, or the tile
   SK_DEVICE Met(const AttentionParams& p, int batch, int head, int own)
-      : pair(p), cursor_(cursor(p, head, own)), tiles_(p.plan.tiles), key_head_(OfKeys ? head : head / group_of(p)) {
-    pair.set_queries(batch, OfKeys ? head * group_of(p) : head, OfKeys ? 0 : own);
-  }
+      : pair(p),
+        cursor_(cursor(p, pair, batch, head, own)),
+        tiles_(p.plan.tiles),
+        key_head_(OfKeys ? head : head / group_of(p)) {}
   SK_DEVICE bool next() { return cursor_.next(pair); }
   SK_DEVICE int64_t number() const {
     if constexpr (OfKeys) {
@@ -61,8 +62,10 @@ class Met {
   int key_head_;
 };
 
+// Of keys: dK and dV at once, where a thread has registers for both; otherwise one of them, whichever is asked for.
 template <class S, int Width, Scores kScores, bool OfKeys>
 struct AttentionGradientsWgmma {
+  static constexpr bool kBoth = OfKeys && both_key_gradients(Width, kScores);
   static constexpr int kConsumers = 2, kThreads = warpgroup_threads(kConsumers), kStages = 2;
   static constexpr int kTileEntries = kTile * Width, kTileBytes = 2 * kTileEntries;
   static constexpr int64_t kEnd = -1;  // in place of a number: no tile comes any more
@@ -199,15 +202,15 @@ struct AttentionGradientsWgmma {
         consumer.for_threads([&](int thread) {
 #pragma unroll
           for (int k = 0; k < kTile / kStep; ++k) {
-            if constexpr (OfKeys) weights[k][thread] = as_left<S>(products[thread], 0, k);
-            slopes[k][thread] = as_left<S>(gradients[thread], 0, k);
+            if constexpr (kBoth) weights[k][thread] = as_left<S>(products[thread], 0, k);
+            slopes[k][thread] = as_left<S>(of_values() ? products[thread] : gradients[thread], 0, k);
           }
         });
         begin_sums(consumer, ring.stage, weights, slopes, value_sums, sums);
         more = met.next();
         turn ^= 1;
         if (more) write_facts(consumer, met.pair, shared.facts[group][turn]);
-        if constexpr (OfKeys) {
+        if constexpr (kBoth) {
           wait_for_products<0>(consumer, value_sums, sums);
         } else {
           wait_for_products<0>(consumer, sums);
@@ -219,15 +222,21 @@ struct AttentionGradientsWgmma {
     consumer.sync();  // what stayed is read
     if (!there) return;
     const int64_t first_row = int64_t{at.first + group} * kTile;
-    if constexpr (OfKeys) {
+    const float scale = static_cast<float>(p.scale);
+    if constexpr (kBoth) {
       store(consumer, shared.own_second, p.grad_value, at, first_row, p.key_length, p.value_dim, value_sums, 1.0f);
-      store(consumer, shared.own_first, p.grad_key, at, first_row, p.key_length, p.dim, sums,
-            static_cast<float>(p.scale));
+    }
+    if (of_values()) {
+      store(consumer, shared.own_second, p.grad_value, at, first_row, p.key_length, p.value_dim, sums, 1.0f);
+    } else if constexpr (OfKeys) {
+      store(consumer, shared.own_first, p.grad_key, at, first_row, p.key_length, p.dim, sums, scale);
     } else {
-      store(consumer, shared.own_first, p.grad_query, at, first_row, p.query_length, p.dim, sums,
-            static_cast<float>(p.scale));
+      store(consumer, shared.own_first, p.grad_query, at, first_row, p.query_length, p.dim, sums, scale);
     }
   }
+
+  // Whether the sums are those of values alone.
+  SK_DEVICE bool of_values() const { return OfKeys && !kBoth && !p.grad_key; }
 
   template <class Group>
   SK_DEVICE void write_facts(Group& consumer, const TilePair& pair, RowFacts& facts) const {
@@ -276,21 +285,27 @@ struct AttentionGradientsWgmma {
   SK_DEVICE void begin_sums(Group& consumer, int stage, Operands& weights, Operands& slopes,
                             PerThread<Sums>& value_sums, PerThread<Sums>& sums) const {
     Shared& shared = consumer.shared();
-    if constexpr (OfKeys) {
+    if constexpr (kBoth) {
       begin_products(consumer, value_sums, sums);
+      add_rows(consumer, value_sums, weights, shared.met_second, stage);
     } else {
       begin_products(consumer, sums);
     }
-#pragma unroll
-    for (int k = 0; k < kTile / kStep; ++k) {
-      if constexpr (OfKeys) {
-        multiply_operands<S, Major::kOuter>(consumer, value_sums, 0, weights[k],
-                                            column_operand<kTile>(shared.met_second, stage * kTileEntries, 0, k), true);
-      }
-      multiply_operands<S, Major::kOuter>(consumer, sums, 0, slopes[k],
-                                          column_operand<kTile>(shared.met_first, stage * kTileEntries, 0, k), true);
+    if (of_values()) {
+      add_rows(consumer, sums, slopes, shared.met_second, stage);
+    } else {
+      add_rows(consumer, sums, slopes, shared.met_first, stage);
     }
     commit_products(consumer);
+  }
+
+  template <class Group, class Memory>
+  SK_DEVICE static void add_rows(Group& consumer, PerThread<Sums>& to, Operands& left, Memory& met, int stage) {
+#pragma unroll
+    for (int k = 0; k < kTile / kStep; ++k) {
+      multiply_operands<S, Major::kOuter>(consumer, to, 0, left[k],
+                                          column_operand<kTile>(met, stage * kTileEntries, 0, k), true);
+    }
   }
 
   template <class Group, class Memory>
@@ -351,8 +366,17 @@ void attention_key_gradients(const AttentionBackwardParams& p, Stream stream) {
   const TensorMap query = map_of(query_source(p), kBoxRows, op), key = map_of(key_source(p), kBoxRows, op),
                   value = map_of(value_source(p), kBoxRows, op), grad_out = map_of(grad_out_source(p), kBoxRows, op);
   with_gradient_kernel<true>(p, [&](auto kernel) {
-    launch(typename decltype(kernel)::type{p, static_cast<int>(p.plan.panels), key, value, query, grad_out}, blocks,
-           stream, op);
+    using Kernel = typename decltype(kernel)::type;
+    const auto start = [&](const AttentionBackwardParams& wanted) {
+      if (!wanted.grad_key && !wanted.grad_value) return;
+      launch(Kernel{wanted, static_cast<int>(p.plan.panels), key, value, query, grad_out}, blocks, stream, op);
+    };
+    if (Kernel::kBoth) return start(p);
+    for (const bool of_keys : {false, true}) {
+      AttentionBackwardParams one = p;
+      (of_keys ? one.grad_value : one.grad_key) = {};
+      start(one);
+    }
   });
 }
 
