@@ -216,7 +216,9 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def warps(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _program(tmp_path_factory.mktemp("warps"), "warps", "params/tile_plan.cpp")
+    return _program(
+        tmp_path_factory.mktemp("warps"), "warps", "params/tile_plan.cpp", "cuda/host/device_limits.cpp"
+    )
 
 
 @pytest.fixture(scope="module")

@@ -163,6 +163,21 @@ void band() {
       expect(row == key - query + kTile - 1 && row < kBandRows, "a row of the band");
     }
   }
+  // In its gradient, a query's product with a key's row is one warp's, in the row's half.
+  for (int query = 0; query < kTile; ++query) {
+    for (int key = 0; key < kTile; ++key) {
+      int found = 0;
+      for (int half = 0; half < 2; ++half) {
+        for (int warp = 0; warp < kTile / 16; ++warp) {
+          const int first = gradient_column(warp * kWarp, half, query / 16), row = band_column(query, key) - first;
+          if (first < 0 || first > kTile || row < 0 || row >= 16) continue;
+          ++found;
+          expect(half * kTile + 16 * warp + row == key - query + kTile - 1, "a row of the band's gradient");
+        }
+      }
+      expect(found == 1, "a row of the band's gradient in " + std::to_string(found) + " places");
+    }
+  }
   for (const int64_t reach : {0, 3, 64, 200}) {
     const RelativeTable table{nullptr, reach, false, true};
     for (int64_t distance = -400; distance <= 400; ++distance) {

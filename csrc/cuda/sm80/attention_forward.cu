@@ -14,11 +14,10 @@ struct AttentionForwardMma {
   static constexpr bool kRelative = kScores == Scores::kRelative;
   static constexpr int kTileRows = kTile * kM, kStages = key_stages(Width, kScores);
   static constexpr int kThreads = kMmaThreads, kBlocksAtOnce = blocks_at_once(Width, kScores);
-  struct Shared {
+  struct Shared : BandOf<S, Width, kScores> {
     SharedArray<S, kTileRows * Width> query;
     SharedArray<S, kTile * Width> key[kStages], value[kStages];
     SharedArray<uint64_t, kTileRows> words;  // what the pattern lets each query see
-    std::conditional_t<kRelative, BandShared<S, Width>, NoBand> band;
   };
   using Weights = Tile<kM, kMmaColumns>;
   using Sums = Tile<kM, Width / 8>;
@@ -194,10 +193,11 @@ template <class F>
 void with_forward_kernel(const AttentionProblem& p, F f) {
   with_16_bits(p.dtype, [&](auto stored) {
     with_scores_and_width(p, [&](auto width, auto scores) {
+      using S = std::remove_cvref_t<decltype(stored)>;
       constexpr int kWidth = decltype(width)::value, kM = forward_row_products(kWidth, decltype(scores)::value);
-      using Kernel = AttentionForwardMma<decltype(stored), kWidth, kM, decltype(scores)::value>;
+      using Kernel = AttentionForwardMma<S, kWidth, kM, decltype(scores)::value>;
       if constexpr (kM > 1 && kWidth > 64) {
-        using Narrower = AttentionForwardMma<decltype(stored), kWidth, 1, decltype(scores)::value>;
+        using Narrower = AttentionForwardMma<S, kWidth, 1, decltype(scores)::value>;
         if (!fit_at_once(Kernel::kBlocksAtOnce, sizeof(typename Kernel::Shared))) {
           return f(std::type_identity<Narrower>{});
         }

@@ -13,10 +13,9 @@ template <class S, int Width, Scores kScores>
 struct AttentionKeyGradientsMma {
   static constexpr bool kRelative = kScores == Scores::kRelative, kBoth = both_key_gradients(Width, kScores);
   static constexpr int kThreads = kMmaThreads, kBlocksAtOnce = blocks_at_once(Width, kScores);
-  struct Shared {
+  struct Shared : BandOf<S, Width, kScores> {
     SharedArray<S, kTile * Width> key, value, query, grad_out;
     RowFacts facts;
-    std::conditional_t<kRelative, BandShared<S, Width>, NoBand> band;
   };
   using Pair = Tile<1, kMmaColumns>;
   using Sums = Tile<1, Width / 8>;

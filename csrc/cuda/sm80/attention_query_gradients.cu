@@ -12,10 +12,9 @@ struct AttentionQueryGradientsMma {
   static constexpr bool kRelative = kScores == Scores::kRelative;
   static constexpr int kThreads = kMmaThreads, kBlocksAtOnce = blocks_at_once(Width, kScores);
   static constexpr int kStages = key_stages(Width, kScores);
-  struct Shared {
+  struct Shared : BandOf<S, Width, kScores> {
     SharedArray<S, kTile * Width> query, grad_out, key[kStages], value[kStages];
     RowFacts facts;
-    std::conditional_t<kRelative, BandShared<S, Width>, NoBand> band;
   };
   using Pair = Tile<1, kMmaColumns>;
   using Sums = Tile<1, Width / 8>;

@@ -12,10 +12,9 @@ namespace {
 template <class S, int Width, bool OfKeys, Scores kScores>
 struct AttentionTableGradientsMma {
   static constexpr int kThreads = kMmaThreads, kBlocksAtOnce = blocks_at_once(Width, kScores);
-  struct Shared {
+  struct Shared : BandOf<S, Width, kScores> {
     SharedArray<S, kTile * Width> query, grad_out, key, value;
     RowFacts facts;
-    BandShared<S, Width> band;
   };
   using Pair = Tile<1, kMmaColumns>;
   AttentionBackwardParams p;

@@ -20,7 +20,14 @@ struct BandShared {
   SharedArray<float, kTile * kProductLd> products;  // (query, column): key - query % 16 + 15
   SharedArray<S, kTile * kWeightLd> weights;        // the same; zeros wherever no key is
 };
+// What shared memory begins with: a base takes no room where there is nothing in it.
+template <class S, int Width>
+struct WithBand {
+  BandShared<S, Width> band;
+};
 struct NoBand {};
+template <class S, int Width, Scores kScores>
+using BandOf = std::conditional_t<kScores == Scores::kRelative, WithBand<S, Width>, NoBand>;
 
 SK_DEVICE inline int band_column(int query, int key) { return key - query % 16 + 15; }
 
