@@ -210,8 +210,9 @@ struct Hasty {
   template <class Block>
   void operator()(Block& block) const {
     auto& memory = block.shared().stage;
-    block.for_threads(
-        [&](int thread) { stage_lines<BFloat16, MatmulGrid::kRows, 32, kThreads>(memory, 0, thread, operand, 0, 0); });
+    block.for_threads([&](int thread) {
+      copy_lines<BFloat16, MatmulGrid::kRows, 32, kThreads>(memory, 0, thread, operand, 0, 0, true);
+    });
     commit_copies(block);
     if (Wait) wait_for_copies<0>(block);
     if (Sync) block.sync();

@@ -38,11 +38,6 @@ OP_SUITE = {
         "not (compiled or contract or opcheck or autocast or meta or nested or randomness or samples "
         "or repeatable or instruction_set or 257 or 530 or 900)",
     ),
-    "linear on warpgroups": (
-        ["test_linear.py", "test_linear_kernels.py"],
-        "not (compiled or contract or opcheck or autocast or meta or nested or randomness or samples "
-        "or repeatable or instruction_set or 257 or 530 or 900)",
-    ),
     "lora on tensor cores": (
         ["test_lora_linear.py", "test_linear_kernels.py"],
         "(test_lora_linear and (error or sizes or strides or extreme or float16) "
@@ -85,6 +80,8 @@ OP_SUITE = {
         "hold_anything or nothing_to_do",
     ),
 }
+for _op in ("linear", "lora", "linear_cross_entropy"):
+    OP_SUITE[f"{_op} on warpgroups"] = OP_SUITE[f"{_op} on tensor cores"]
 ATTENTION_SHARE = "6"  # one of so many of attention's cases, of which there are hundreds
 TENSOR_CORES = {
     "SEO_KERNELS_TIER": "sm80",

@@ -3,16 +3,11 @@
 // product's epilogue; and the hidden states' gradient, added up over blocks of classes in the epilogue of its own.
 #include "cuda/sm80/linear_cross_entropy.h"
 
-#include "cuda/log_sum_exp.h"
-#include "cuda/sm80/matmul_store.h"
+#include "cuda/sm80/score_epilogues.h"
+#include "cuda/sm80/score_statistics.h"
 
 namespace seo_kernels::cuda::sm80 {
 namespace {
-
-using Seen = ScoreSums<float>;  // of a token's scores; 16 bytes in memory
-
-SK_DEVICE Pack<float, 4> as_pack(const Seen& seen) { return {{seen.largest, seen.sum, seen.factors, seen.weighted}}; }
-SK_DEVICE Seen as_seen(const Pack<float, 4>& pack) { return {pack.at[0], pack.at[1], pack.at[2], pack.at[3]}; }
 
 template <class S, bool WeightTurned>
 struct ScoreStatistics {
@@ -67,7 +62,10 @@ struct ScoreStatistics {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         PerThread<Seen> seen;
-        block.for_threads([&](int thread) { seen[thread] = own_of(place, thread, m, h, scores[thread]); });
+        block.for_threads([&](int thread) {
+          seen[thread] =
+              see_row(place, thread, m, h, scores[thread], product.rows, product.columns, target, target_scores);
+        });
         block.template combine<4>(seen, [](Seen a, const Seen& b) {
           a.add(b);
           return a;
@@ -91,37 +89,6 @@ struct ScoreStatistics {
       shared.seen.template set_pack<4>(4 * thread, as_pack(all));
     });
     block.sync();  // it is read: the next tile's operands come
-  }
-
-  // A thread's scores of one row. Their sum is relative to the largest, as ScoreSums says.
-  SK_DEVICE Seen own_of(const Placement<Grid>& place, int thread, int m, int h,
-                        const typename Grid::Sums& scores) const {
-    const int row = place.row(thread, m, h);
-    const int64_t wanted = row < product.rows ? target[row] : -1;
-    Seen seen;
-#pragma unroll
-    for (int n = 0; n < Grid::kN; ++n) {
-#pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        const float x = scores.at[m][n].at[2 * h + c];
-        const int column = place.column(thread, n, c);
-        if (column < product.columns && x > seen.largest) seen.largest = x;
-        if (column < product.columns && column == wanted) target_scores[row] = x;
-      }
-    }
-    const float shift = seen.largest == -INFINITY ? 0.0f : seen.largest;
-#pragma unroll
-    for (int n = 0; n < Grid::kN; ++n) {
-#pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        if (place.column(thread, n, c) >= product.columns) continue;
-        const float x = scores.at[m][n].at[2 * h + c] - shift;
-        seen.sum += exponential(x);
-        seen.factors += 1.0f;
-        seen.weighted += x;
-      }
-    }
-    return seen;
   }
 };
 
@@ -155,110 +122,6 @@ struct CombineSlots {
     if (!(p.label_smoothing > 0)) return l;
     const float smoothing = static_cast<float>(p.label_smoothing);
     return (1 - smoothing) * l + smoothing / static_cast<float>(p.classes) * all.weighted_surprise();
-  }
-};
-
-// Scores become their gradient:  (of_softmax) p_c - (of_each) - (of_target) [c = target]
-template <class S>
-struct ScoreGradient {
-  struct Shared {};
-  ClassLossBackwardParams p;
-  const float* bias;
-  int first, count;  // classes
-  MatmulOut out;
-
-  template <class Block, class Grid, class Memory>
-  SK_DEVICE void operator()(Block& block, PerThread<typename Grid::Sums>& scores, const Placement<Grid>& place,
-                            Memory& memory, Shared&) const {
-    if (bias) add_to_columns(block, scores, place, bias, count);
-    block.for_threads([&](int thread) {
-#pragma unroll
-      for (int m = 0; m < Grid::kM; ++m) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const int row = place.row(thread, m, h);
-          if (row >= out.rows) continue;
-          const Coefficients by(p, row);
-          const int64_t at = p.target[row] - first;
-#pragma unroll
-          for (int n = 0; n < Grid::kN; ++n) {
-#pragma unroll
-            for (int c = 0; c < 2; ++c) {
-              float& x = scores[thread].at[m][n].at[2 * h + c];
-              const int column = place.column(thread, n, c);
-              const float gradient = by.of_softmax * by.lse.probability(x) - by.of_each;
-              x = by.ignored || column >= count ? 0.0f : gradient - (column == at ? by.of_target : 0.0f);
-            }
-          }
-        }
-      }
-    });
-    narrow_tile<S>(block, scores, place, memory, out.rows, out.columns,
-                   [&](int row, int column, const Pack<S, 8>& pack) { out.put(row, column, pack); });
-  }
-
- private:
-  struct Coefficients {
-    bool ignored;
-    Normaliser<float> lse;
-    float of_softmax, of_target, of_each;
-
-    SK_DEVICE Coefficients(const ClassLossBackwardParams& p, int row)
-        : ignored(p.target[row] == p.ignore_index), lse(normaliser_at<float>(p.lse, row)) {
-      const bool known = p.target[row] >= 0 && p.target[row] < p.classes;
-      const float gradient = known ? static_cast<const float*>(p.grad_losses)[row] : NAN;
-      const float smoothing = static_cast<float>(p.label_smoothing);
-      of_target = gradient * (1 - smoothing);
-      of_softmax = gradient;
-      of_each = gradient * smoothing / static_cast<float>(p.classes);
-    }
-  };
-};
-
-template <class S>
-struct AddProduct {
-  struct Shared {};
-  float* sums;
-  int64_t stride;
-  bool begins;
-  int rows, columns;
-  MatmulOut out;
-
-  struct alignas(8) Two {
-    float at[2];
-  };
-
-  template <class Block, class Grid, class Memory>
-  SK_DEVICE void operator()(Block& block, PerThread<typename Grid::Sums>& product, const Placement<Grid>& place,
-                            Memory& memory, Shared&) const {
-    block.for_threads([&](int thread) {
-#pragma unroll
-      for (int m = 0; m < Grid::kM; ++m) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const int row = place.row(thread, m, h);
-          if (row >= rows) continue;
-#pragma unroll
-          for (int n = 0; n < Grid::kN; ++n) {
-            const int column = place.column(thread, n, 0);
-            if (column >= columns) continue;
-            float* x = product[thread].at[m][n].at + 2 * h;
-            Two* at = reinterpret_cast<Two*>(sums + row * stride + column);
-            Two two{{x[0], x[1]}};
-            if (!begins) {
-              const Two before = *at;
-              two = {{before.at[0] + x[0], before.at[1] + x[1]}};
-            }
-            x[0] = two.at[0];
-            x[1] = two.at[1];
-            if (!out) *at = two;
-          }
-        }
-      }
-    });
-    if (!out) return;
-    narrow_tile<S>(block, product, place, memory, rows, columns,
-                   [&](int row, int column, const Pack<S, 8>& pack) { out.put(row, column, pack); });
   }
 };
 
@@ -297,27 +160,24 @@ void linear_cross_entropy_forward(const ClassLossForwardParams& p, const ClassSc
     launch(Kernel{product, raster, tiles.column_tiles, p.target, scores.bias, slots.sums, slots.target_scores},
            raster.tiles(), stream, "linear_cross_entropy_forward");
   });
+  combine_slots(p, slots, stream);
+}
+
+void combine_slots(const ClassLossForwardParams& p, const ScoreSlots& slots, Stream stream) {
   const int64_t blocks = (p.rows + CombineSlots::kThreads - 1) / CombineSlots::kThreads;
   launch(CombineSlots{p, slots}, blocks, stream, "linear_cross_entropy_forward");
 }
 
 void score_gradients(const ScoreGradientsParams& p, Stream stream) {
-  const auto product = MatmulParams::with_left_rows(p.scores.hidden, p.scores.weight);
-  const int first = static_cast<int>(p.first), count = product.columns;
-  const MatmulOut out(p.gradients);
   launch_matmul<LeftLayouts::kRows>(
-      product, [&](auto stored) { return ScoreGradient<decltype(stored)>{p.loss, p.scores.bias, first, count, out}; },
-      stream, "linear_cross_entropy_backward");
+      MatmulParams::with_left_rows(p.scores.hidden, p.scores.weight),
+      [&](auto stored) { return score_gradient<decltype(stored)>(p); }, stream, "linear_cross_entropy_backward");
 }
 
 void add_product(const AddProductParams& p, Stream stream) {
-  const MatmulOut out(p.out);
   launch_matmul<LeftLayouts::kRows>(
-      p.product,
-      [&](auto stored) {
-        return AddProduct<decltype(stored)>{p.sums, p.stride, p.begins, p.product.rows, p.product.columns, out};
-      },
-      stream, "linear_cross_entropy_backward");
+      p.product, [&](auto stored) { return add_to_sums<decltype(stored)>(p); }, stream,
+      "linear_cross_entropy_backward");
 }
 
 }  // namespace seo_kernels::cuda::sm80

@@ -28,6 +28,8 @@ int64_t linear_cross_entropy_shared_bytes();
 // The rest of the parameters is as in class_loss_forward; there is no input.
 void linear_cross_entropy_forward(const ClassLossForwardParams& p, const ClassScores& scores, const ScoreSlots& slots,
                                   Stream stream);
+// Its end: from the slots' statistics to losses.
+void combine_slots(const ClassLossForwardParams& p, const ScoreSlots& slots, Stream stream);
 
 // The gradient of the scores of classes from `first` on, of which `scores` are: to rows of 16 bits. Columns past the
 // classes are zeros.

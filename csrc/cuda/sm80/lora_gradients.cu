@@ -6,7 +6,7 @@
 namespace seo_kernels::cuda::sm80 {
 namespace {
 
-constexpr int kWarps4 = kMmaThreads / kWarp;
+constexpr int kMmaWarps = kMmaThreads / kWarp;
 
 constexpr int gradient_columns(int rank) { return rank == 16 ? 512 : 256; }  // of a block
 constexpr int gradient_stages(int rank) { return rank == 32 ? 4 : 3; }
@@ -16,7 +16,7 @@ template <class S, int R>
 struct SumShared {
   static constexpr int kLd = R + 4;  // rows fall into different banks
   SharedArray<S, R * gradient_columns(R)> factor;
-  SharedArray<float, 2 * kWarps4 * kStep * kLd> sums;
+  SharedArray<float, 2 * kMmaWarps * kStep * kLd> sums;
 };
 struct NoSums {};
 
@@ -24,7 +24,7 @@ template <class S, int R, bool kSums, bool kDrops>
 struct LoraGradientsMma {
   static_assert(!kSums || !kDrops);
   static constexpr int kThreads = kMmaThreads, kStages = gradient_stages(R);
-  static constexpr int kColumns = gradient_columns(R), kWarpColumns = kColumns / kWarps4;
+  static constexpr int kColumns = gradient_columns(R), kWarpColumns = kColumns / kMmaWarps;
   static constexpr int kM = kWarpColumns / 16, kN = R / 8;
   static constexpr int kLeftLd = R + 8;                                      // rows fall into different banks
   static constexpr int kMatrix = kStep * kColumns, kLeft = kStep * kLeftLd;  // entries of a stage
@@ -194,7 +194,7 @@ struct LoraGradientsMma {
         if (row + r >= end) continue;
         Chunk<float, piece> total{};
 #pragma unroll
-        for (int warp = 0; warp < kWarps4; ++warp) {
+        for (int warp = 0; warp < kMmaWarps; ++warp) {
           const auto part = block.shared().sums.sums.template pack<piece>(sum_at(turn, warp, r, c));
 #pragma unroll
           for (int e = 0; e < piece; ++e) total.element[e] += part.at[e];
@@ -224,7 +224,7 @@ struct LoraGradientsMma {
 
   SK_DEVICE static int warp_column(int thread) { return thread / kWarp * kWarpColumns; }
   SK_DEVICE static constexpr int sum_at(int turn, int warp, int row, int rank) {
-    return ((turn * kWarps4 + warp) * kStep + row) * (R + 4) + rank;
+    return ((turn * kMmaWarps + warp) * kStep + row) * (R + 4) + rank;
   }
 };
 

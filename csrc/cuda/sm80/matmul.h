@@ -22,6 +22,7 @@
 // been passed. A thread's sums are a Tile<M, N> of 16 x 8 products; Grid and Placement say where they lie.
 #pragma once
 
+#include "cuda/sm80/copy_if.h"
 #include "cuda/sm80/matmul_params.h"
 #include "cuda/sm80/tiles.h"
 #include "cuda/sm80/widths.h"
@@ -94,27 +95,33 @@ SK_DEVICE constexpr int staged(int line, int column) {
   }
 }
 
-// Lines of an operand, zeros past its ends, to entry `to` of memory and those after. Lines in pieces of 16 bytes are
-// copied: a wait, and then a barrier, come before they are read.
+// Lines of an operand that lie in pieces of 16 bytes, zeros past its ends, are copied to entry `to` of memory and those
+// after, where `wanted`: a wait, and then a barrier, come before they are read. There is no branch, so that copies are
+// issued between products.
 template <class S, int Lines, int Width, int Threads, class Memory>
-SK_DEVICE inline void stage_lines(Memory& memory, int to, int thread, const MatmulOperand& from, int first_line,
-                                  int first_column) {
-  constexpr int piece = 8, per_line = Width / piece, pieces = Lines * per_line / Threads;
-  static_assert(pieces * Threads == Lines * per_line);
-  const S* data = static_cast<const S*>(from.data);
-  if (from.chunks) {
+SK_DEVICE inline void copy_lines(Memory& memory, int to, int thread, const MatmulOperand& from, int first_line,
+                                 int first_column, bool wanted) {
+  constexpr int piece = 8, per_line = Width / piece, apart = Threads / per_line;
+  static_assert(apart % 8 == 0 && Lines % apart == 0);
+  const int r = thread / per_line, c = thread % per_line * piece, column = first_column + c;
+  const int64_t offset = (first_line + r) * from.line_stride + column;
 #pragma unroll
-    for (int n = 0; n < pieces; ++n) {
-      const int at = thread + n * Threads, r = at / per_line, c = at % per_line * piece;
-      const int line = first_line + r, column = first_column + c;
-      const bool there = line < from.lines && column < from.columns;
-      begin_copy(memory, to + staged<Width>(r, c), there ? data + line * from.line_stride + column : data, there);
-    }
-    return;
+  for (int n = 0; n < Lines / apart; ++n) {
+    const bool there = first_line + r + n * apart < from.lines && column < from.columns;
+    begin_copy_if(wanted && from.chunks, memory, to + staged<Width>(r, c) + n * apart * Width,
+                  static_cast<const S*>(from.data), offset + n * apart * from.line_stride, there);
   }
+}
+
+// The same of lines that lie in any way, entry by entry.
+template <class S, int Lines, int Width, int Threads, class Memory>
+SK_DEVICE inline void gather_lines(Memory& memory, int to, int thread, const MatmulOperand& from, int first_line,
+                                   int first_column) {
+  constexpr int piece = 8, per_line = Width / piece;
+  const S* data = static_cast<const S*>(from.data);
 #pragma unroll 1
-  for (int n = 0; n < pieces; ++n) {
-    const int at = thread + n * Threads, r = at / per_line, c = at % per_line * piece;
+  for (int at = thread; at < Lines * per_line; at += Threads) {
+    const int r = at / per_line, c = at % per_line * piece;
     const int line = first_line + r, column = first_column + c;
     Pack<S, piece> pack{};
 #pragma unroll
@@ -151,9 +158,9 @@ struct TileProduct {
     block.for_threads([&](int thread) { sums[thread] = typename Grid::Sums{}; });
     const int steps = p.steps();
     Operands now, next;
-#pragma unroll
+#pragma unroll 1
     for (int s = 0; s < kStages - 1; ++s) {
-      if (s < steps) stage(block, memory, p, place, s);
+      stage(block, memory, p, place, s, s < steps);
       commit_copies(block);
     }
     wait_for_copies<kStages - 2>(block);
@@ -161,7 +168,7 @@ struct TileProduct {
     if (steps > 0) read<0>(block, memory, 0, now);
 #pragma unroll 1
     for (int s = 0; s < steps; ++s) {
-      if (s + kStages - 1 < steps) stage(block, memory, p, place, s + kStages - 1);
+      stage(block, memory, p, place, s + kStages - 1, s + kStages - 1 < steps);
       commit_copies(block);
       read<1>(block, memory, s, next);
       multiply_step(block, now, sums);
@@ -177,25 +184,31 @@ struct TileProduct {
 
  private:
   template <class Block, class Memory>
-  SK_DEVICE static void stage(Block& block, Memory& memory, const MatmulParams& p, const Placement<Grid>& place,
-                              int s) {
+  SK_DEVICE static void stage(Block& block, Memory& memory, const MatmulParams& p, const Placement<Grid>& place, int s,
+                              bool wanted) {
     const int first = p.terms[0].steps;
     const MatmulTerm& term = p.terms[s < first ? 0 : 1];
-    const int inner = (s < first ? s : s - first) * kInner, to = s % kStages * kStage;
+    const int inner = (s < first ? s : s - first) * kInner, left = s % kStages * kStage, right = left + kLeft;
+    constexpr int left_lines = LeftTurned ? kInner : Grid::kRows, left_width = LeftTurned ? Grid::kRows : kInner;
+    constexpr int right_lines = RightTurned ? kInner : Grid::kColumns;
+    constexpr int right_width = RightTurned ? Grid::kColumns : kInner;
+    const int left_line = LeftTurned ? inner : place.first_row, left_column = LeftTurned ? place.first_row : inner;
+    const int right_line = RightTurned ? inner : place.first_column;
+    const int right_column = RightTurned ? place.first_column : inner;
     block.for_threads([&](int thread) {
-      stage_operand<LeftTurned, Grid::kRows>(memory, to, thread, term.left, place.first_row, inner);
-      stage_operand<RightTurned, Grid::kColumns>(memory, to + kLeft, thread, term.right, place.first_column, inner);
+      if (wanted && !term.left.chunks) {
+        gather_lines<S, left_lines, left_width, Grid::kThreads>(memory, left, thread, term.left, left_line,
+                                                                left_column);
+      }
+      if (wanted && !term.right.chunks) {
+        gather_lines<S, right_lines, right_width, Grid::kThreads>(memory, right, thread, term.right, right_line,
+                                                                  right_column);
+      }
+      copy_lines<S, left_lines, left_width, Grid::kThreads>(memory, left, thread, term.left, left_line, left_column,
+                                                            wanted);
+      copy_lines<S, right_lines, right_width, Grid::kThreads>(memory, right, thread, term.right, right_line,
+                                                              right_column, wanted);
     });
-  }
-
-  template <bool Turned, int Rows, class Memory>
-  SK_DEVICE static void stage_operand(Memory& memory, int to, int thread, const MatmulOperand& from, int row,
-                                      int inner) {
-    if constexpr (Turned) {
-      stage_lines<S, kInner, Rows, Grid::kThreads>(memory, to, thread, from, inner, row);
-    } else {
-      stage_lines<S, Rows, kInner, Grid::kThreads>(memory, to, thread, from, row, inner);
-    }
   }
 
   // 16 columns of the inner dimension, from k on, of what a stage holds.

@@ -13,7 +13,7 @@
 #include "cuda/linear_cross_entropy.h"
 #include "cuda/loss.h"
 #include "cuda/sm80/linear.h"
-#include "cuda/sm80/linear_cross_entropy.h"
+#include "cuda/sm90/linear_cross_entropy.h"
 #include "torch/cuda/column_sums.h"
 #include "torch/cuda/loss_targets.h"
 #include "torch/cuda/matmul.h"
@@ -96,13 +96,19 @@ struct Arguments {
   }
 };
 
+cuda::MatmulParams product_of(const cuda::sm80::ClassScores& scores) {
+  return cuda::MatmulParams::with_left_rows(scores.hidden, scores.weight);
+}
+
 void forward_on_tensor_cores(Arguments& a, ClassLossForwardParams p, cuda::Stream stream) {
   const int64_t slots = cuda::sm80::score_slots(a.tokens, a.classes);
   const Tensor sums = new_tensor(a.hidden, {slots, a.tokens, 4}, a.acc),
                scores = new_tensor(a.hidden, {a.tokens}, a.acc);
-  cuda::sm80::linear_cross_entropy_forward(
-      p, a.scores(0, a.classes), {slots, static_cast<float*>(sums.data_ptr()), static_cast<float*>(scores.data_ptr())},
-      stream);
+  const cuda::sm80::ScoreSlots into{slots, static_cast<float*>(sums.data_ptr()),
+                                    static_cast<float*>(scores.data_ptr())};
+  const cuda::sm80::ClassScores of = a.scores(0, a.classes);
+  on_warpgroups(product_of(of)) ? cuda::sm90::linear_cross_entropy_forward(p, of, into, stream)
+                                : cuda::sm80::linear_cross_entropy_forward(p, of, into, stream);
 }
 
 std::tuple<Tensor, Tensor> linear_cross_entropy_forward(Tensor hidden, Tensor weight, Tensor target,
@@ -188,15 +194,17 @@ void backward_on_tensor_cores(Arguments& a, const ClassLossBackwardParams& p, co
     const cuda::sm80::ClassScores scores = a.scores(begin, count);
     Tensor gradients = columns_of(memory, 0, padded);  // zeros past the classes
     const MatrixView view = matrix_of(gradients, "gradients");
-    cuda::sm80::score_gradients({p, scores, begin, view}, stream);
+    const cuda::sm80::ScoreGradientsParams differentiated{p, scores, begin, view};
+    on_warpgroups(product_of(scores)) ? cuda::sm90::score_gradients(differentiated, stream)
+                                      : cuda::sm80::score_gradients(differentiated, stream);
     if (wants_hidden) {
       const cuda::MatmulParams product(view, scores.weight.transposed());
       Tensor out = to.hidden;
       const bool last = begin + count == a.classes;
       if (several) {
-        cuda::sm80::add_product({product, static_cast<float*>(sums.data_ptr()), stride, begin == 0,
-                                 last ? matrix_of(out, "hidden") : MatrixView{}},
-                                stream);
+        const cuda::sm80::AddProductParams added{product, static_cast<float*>(sums.data_ptr()), stride, begin == 0,
+                                                 last ? matrix_of(out, "hidden") : MatrixView{}};
+        on_warpgroups(product) ? cuda::sm90::add_product(added, stream) : cuda::sm80::add_product(added, stream);
       } else {
         multiply_on_tensor_cores(product, matrix_of(out, "hidden"), stream);
       }
