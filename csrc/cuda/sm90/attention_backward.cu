@@ -7,10 +7,10 @@
 //
 // Of a multiprocessor's 227 KiB of shared memory, and of a consumer thread's 232 registers, what takes most:
 //
-//   width                             64           128
-//   tiles that stay, KiB              32           64
-//   a ring of the other side's, KiB   32           64
-//   sums + products + their operands  64+64+32     128+64+32
+//   width                             64        128
+//   tiles that stay, KiB              32        64
+//   a ring of the other side's, KiB   32        64
+//   sums + products + their operands  64+64+32  64+64+32
 #include <cstdint>
 
 #include "cuda/sm80/differentiate.h"
@@ -22,6 +22,9 @@ namespace seo_kernels::cuda::sm90 {
 namespace {
 
 enum class Wanted { kQuery, kKey, kValue, kKeyAndValue };
+
+// Whether a thread has registers for the sums of dK and dV at once; otherwise they take a launch each.
+constexpr bool both_at_once(int width) { return width <= 64; }
 
 // The tiles that a panel of keys, or a tile of queries, meets: one after the other, numbered in ascending order.
 template <bool OfKeys>
@@ -60,7 +63,6 @@ class Met {
   int key_head_;
 };
 
-// dK and dV are made at once where a thread has registers for both.
 template <class S, int Width, Scores kScores, Wanted kWanted>
 struct AttentionGradientsWgmma {
   static constexpr bool kOfKeys = kWanted != Wanted::kQuery, kBoth = kWanted == Wanted::kKeyAndValue;
@@ -372,7 +374,7 @@ void attention_key_gradients(const AttentionBackwardParams& p, Stream stream) {
         using Kernel = AttentionGradientsWgmma<S, width, scores, wanted>;
         launch(Kernel{p, static_cast<int>(p.plan.panels), key, value, query, grad_out}, blocks, stream, op);
       };
-      if constexpr (both_key_gradients(width, scores)) {
+      if constexpr (both_at_once(width)) {
         start(std::integral_constant<Wanted, Wanted::kKeyAndValue>{});
       } else {
         if (p.grad_value) start(std::integral_constant<Wanted, Wanted::kValue>{});
