@@ -71,6 +71,10 @@ OP_SUITE = {
         "not (autocast or memory_beyond or number_of_threads or error_rule or 1600 or 900 or 500 "
         "or (193 and not dtype2))",
     ),
+    "attention on warpgroups": (
+        ["test_attention_oracle.py", "test_attention_memory_layout.py"],
+        "not instruction_set",
+    ),
     "attention on tensor cores, refused": (
         ["test_attention_gradcheck.py"],
         "hold_anything or nothing_to_do",
@@ -116,6 +120,7 @@ def _run(family: str) -> subprocess.CompletedProcess[str]:
     environment = _host_environment() | {"SEO_KERNELS_TEST_SHARE": ATTENTION_SHARE}
     environment |= TENSOR_CORES if "tensor cores" in family else {}
     environment |= WARPGROUPS if "warpgroups" in family else {}
+    environment |= {"SEO_KERNELS_TEST_DIM_STEP": "8"} if family == "attention on warpgroups" else {}
     environment |= {"SEO_KERNELS_TEST_SHARE": "1"} if family in SLOW else {}
     options = ("-q", "-x", "-p", "on_host", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", chosen)
     return subprocess.run(
@@ -159,11 +164,22 @@ def _ask_for_tier(tier: str | None, dtype: str, dim: int) -> subprocess.Complete
 @pytest.mark.parametrize(
     ("tier", "dtype", "dim", "chosen", "rows", "why"),
     [
-        (None, "bfloat16", 64, "simt", 64, "SEO_KERNELS_TIER=sm80 asks for them"),
-        ("simt", "bfloat16", 64, "simt", 64, "SEO_KERNELS_TIER=sm80 asks for them"),
+        (None, "bfloat16", 64, "simt", 64, "SEO_KERNELS_TIER=sm80 or sm90a asks for them"),
+        ("simt", "bfloat16", 64, "simt", 64, "SEO_KERNELS_TIER=sm80 or sm90a asks for them"),
         ("sm80", "bfloat16", 64, "sm80", 128, "asks for tensor cores"),
         ("sm80", "float16", 200, "sm80", 64, "asks for tensor cores"),
         ("sm80", "float32", 64, "simt", 64, "sm80 refuses, it multiplies bfloat16 and float16 only"),
+        ("sm90a", "bfloat16", 64, "sm90a", 128, "asks for tensor cores"),
+        ("sm90a", "float16", 200, "sm90a", 128, "asks for tensor cores"),
+        (
+            "sm90a",
+            "float16",
+            100,
+            "sm80",
+            64,
+            "sm90a refuses, query cannot be copied",
+        ),
+        ("sm90a", "float32", 64, "simt", 64, "sm90a refuses, it multiplies bfloat16 and float16 only"),
     ],
 )
 def test_choice_of_a_tier(tier: str | None, dtype: str, dim: int, chosen: str, rows: int, why: str) -> None:

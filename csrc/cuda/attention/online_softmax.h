@@ -40,17 +40,6 @@ SK_DEVICE inline void for_rows_of(F f) {
   }
 }
 
-// 2^x for x <= 0; below 2^-126, zero.
-SK_DEVICE inline float weight_of(float x) {
-#if defined(__CUDA_ARCH__)
-  float weight;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(weight) : "f"(x));
-  return weight;
-#else
-  return exp2_of(x);
-#endif
-}
-
 // Over the threads that share a row.
 template <int M, class Block, class F>
 SK_DEVICE inline void combine_rows(Block& block, PerThread<PerRow<M>>& rows, F f) {
@@ -175,14 +164,14 @@ SK_DEVICE inline void weigh_products(Block& block, const AttentionParams& p, con
     Rows& row = rows[thread];
     for_rows_of<M>([&](int m, int h) {
       const float before = row.maximum[m][h], maximum = larger(before, best[thread].at[m][h] * to_log2);
-      const float shift = maximum == kHidden<float> ? 0.0f : maximum, factor = weight_of(before - shift);
+      const float shift = maximum == kHidden<float> ? 0.0f : maximum, factor = exp2_of(before - shift);
       float total = row.total[m][h] * factor;
 #pragma unroll
       for (int n = 0; n < N; ++n) {
 #pragma unroll
         for (int c = 0; c < 2; ++c) {
           float& weight = weights[thread].at[m][n].at[2 * h + c];
-          weight = weight_of(weight * to_log2 - shift);
+          weight = exp2_of(weight * to_log2 - shift);
           total += weight;
         }
       }

@@ -7,10 +7,10 @@
 //
 // Of a multiprocessor's 227 KiB of shared memory, and of a consumer thread's 232 registers, what takes most:
 //
-//   width                             64           128
-//   tiles that stay, KiB              32           64
-//   a ring of the other side's, KiB   32           64
-//   sums + products + their operands  64+64+32     128+64+32
+//   width                             64        128
+//   tiles that stay, KiB              32        64
+//   a ring of the other side's, KiB   32        64
+//   sums + products + their operands  64+64+32  64+64+32
 #include <cstdint>
 
 #include "cuda/sm80/differentiate.h"
@@ -21,6 +21,11 @@
 namespace seo_kernels::cuda::sm90 {
 namespace {
 
+enum class Wanted { kQuery, kKey, kValue, kKeyAndValue };
+
+// Whether a thread has registers for the sums of dK and dV at once; otherwise they take a launch each.
+constexpr bool both_at_once(int width) { return width <= 64; }
+
 // The tiles that a panel of keys, or a tile of queries, meets: one after the other, numbered in ascending order.
 template <bool OfKeys>
 class Met {
@@ -29,13 +34,11 @@ class Met {
 
   // head: of keys or of queries; own: the panel, or the tile
   SK_DEVICE Met(const AttentionParams& p, int batch, int head, int own)
-      : pair(p), cursor_(cursor(p, head, own)), tiles_(p.plan.tiles), key_head_(OfKeys ? head : head / group_of(p)) {
-    pair.set_queries(batch, OfKeys ? head * group_of(p) : head, OfKeys ? 0 : own);
-  }
+      : pair(p), cursor_(cursor(p, pair, batch, head, own)), key_head_(OfKeys ? head : head / group_of(p)) {}
   SK_DEVICE bool next() { return cursor_.next(pair); }
-  SK_DEVICE int64_t number() const {
+  SK_DEVICE int64_t number(const AttentionParams& p) const {
     if constexpr (OfKeys) {
-      return cursor_.head() * tiles_ + cursor_.tile();
+      return pair.head() * p.plan.tiles + pair.tile();
     } else {
       return cursor_.panel();
     }
@@ -47,21 +50,23 @@ class Met {
  private:
   using Cursor = std::conditional_t<OfKeys, TileCursor, PanelCursor>;
 
-  SK_DEVICE static Cursor cursor(const AttentionParams& p, int head, int own) {
+  SK_DEVICE static Cursor cursor(const AttentionParams& p, TilePair& pair, int batch, int head, int own) {
+    pair.set_queries(batch, OfKeys ? head * group_of(p) : head, own);
     if constexpr (OfKeys) {
-      return TileCursor(p.plan, own, head * group_of(p), (head + 1) * group_of(p));
+      return TileCursor(p.plan, pair, own, head * group_of(p), (head + 1) * group_of(p));
     } else {
       return PanelCursor(p.plan, head, own);
     }
   }
 
   Cursor cursor_;
-  int64_t tiles_;
   int key_head_;
 };
 
-template <class S, int Width, Scores kScores, bool OfKeys>
+template <class S, int Width, Scores kScores, Wanted kWanted>
 struct AttentionGradientsWgmma {
+  static constexpr bool kOfKeys = kWanted != Wanted::kQuery, kBoth = kWanted == Wanted::kKeyAndValue;
+  static constexpr bool kOfValues = kWanted == Wanted::kValue;
   static constexpr int kConsumers = 2, kThreads = warpgroup_threads(kConsumers), kStages = 2;
   static constexpr int kTileEntries = kTile * Width, kTileBytes = 2 * kTileEntries;
   static constexpr int64_t kEnd = -1;  // in place of a number: no tile comes any more
@@ -97,15 +102,21 @@ struct AttentionGradientsWgmma {
         init_barrier(shared.met_empty[s], kConsumers * kGroupArrivals);
       }
     });
-    const int pairs = (count + 1) / 2, heads = static_cast<int>(OfKeys ? p.key_heads : p.query_heads);
-    const int index = static_cast<int>(block.index()), pair = index % pairs;
-    // Causal panels are the longer the earlier they are, causal tiles the later they are: those begin.
-    const Place at{index / pairs / heads, index / pairs % heads, 2 * (OfKeys ? pair : pairs - 1 - pair)};
     run_roles<kConsumers>(
-        block, [&](auto& producer) { produce(producer, at); }, [&](auto& consumer) { consume(consumer, at); });
+        block, [&](auto& producer) { produce(producer, place(producer.index())); },
+        [&](auto& consumer) { consume(consumer); });
   }
 
  private:
+  SK_DEVICE Place place(int64_t block) const {
+    int index = static_cast<int>(block);
+    compute_anew_from(index);
+    const int pairs = (count + 1) / 2, heads = static_cast<int>(kOfKeys ? p.key_heads : p.query_heads);
+    const int pair = index % pairs;
+    // Causal panels are the longer the earlier they are, causal tiles the later they are: those begin.
+    return {index / pairs / heads, index / pairs % heads, 2 * (kOfKeys ? pair : pairs - 1 - pair)};
+  }
+
   template <class Group>
   SK_DEVICE void produce(Group& producer, const Place& at) const {
     Shared& shared = producer.shared();
@@ -119,12 +130,13 @@ struct AttentionGradientsWgmma {
       }
     });
     const bool two = at.first + 1 < count;
-    Met<OfKeys> one(p, at.batch, at.head, at.first), other(p, at.batch, at.head, at.first + two);
+    Met<kOfKeys> one(p, at.batch, at.head, at.first), other(p, at.batch, at.head, at.first + two);
     bool more = one.next(), more_of_other = two && other.next();
     Ring<kStages> ring;
 #pragma unroll 1
     while (more || more_of_other) {
-      const int64_t number = more ? one.number() : INT64_MAX, other_number = more_of_other ? other.number() : INT64_MAX;
+      const int64_t number = more ? one.number(p) : INT64_MAX,
+                    other_number = more_of_other ? other.number(p) : INT64_MAX;
       if (number <= other_number) {
         load(producer, one, at, ring);
       } else {
@@ -143,16 +155,16 @@ struct AttentionGradientsWgmma {
 
   // Keys that key_lengths hides may hold anything: zeros come in their place where they are multiplied with zeros.
   template <class Group>
-  SK_DEVICE void load(Group& producer, const Met<OfKeys>& met, const Place& at, const Ring<kStages>& ring) const {
+  SK_DEVICE void load(Group& producer, const Met<kOfKeys>& met, const Place& at, const Ring<kStages>& ring) const {
     Shared& shared = producer.shared();
     const int keys = met.pair.keys();
-    const bool cut = !OfKeys && keys < kTile && met.pair.key_begin() + keys < p.key_length;
+    const bool cut = !kOfKeys && keys < kTile && met.pair.key_begin() + keys < p.key_length;
     Barrier& full = shared.met_full[ring.stage];
     const int first = ring.stage * kTileEntries;
     producer.one_thread([&] {
       Barrier& there = cut ? shared.cut : full;
       wait_alone(shared.met_empty[ring.stage], ring.parity ^ 1);
-      shared.number[ring.stage] = met.number();
+      shared.number[ring.stage] = met.number(p);
       expect_bytes(there, 2 * kTileBytes);
       load_rows<kTile, Width>(met_first, there, shared.met_first, first, met.row(), met.head(), at.batch);
       load_rows<kTile, Width>(met_second, there, shared.met_second, first, met.row(), met.head(), at.batch);
@@ -171,16 +183,17 @@ struct AttentionGradientsWgmma {
   }
 
   template <class Group>
-  SK_DEVICE void consume(Group& consumer, const Place& at) const {
+  SK_DEVICE void consume(Group& consumer) const {
     Shared& shared = consumer.shared();
     const int group = consumer.group();
-    const bool there = at.first + group < count;
+    const Place begin = place(consumer.index());
+    bool more = begin.first + group < count;
     PerThread<Sums> sums, value_sums;
     consumer.for_threads([&](int thread) { sums[thread] = value_sums[thread] = Sums{}; });
-    Met<OfKeys> met(p, at.batch, at.head, at.first + (there ? group : 0));
+    Met<kOfKeys> met(p, begin.batch, begin.head, begin.first + (more ? group : 0));
     int turn = 0;  // which facts are the pair's
-    bool more = there && met.next();
-    if (more) write_row_facts(consumer, p, met.pair, shared.facts[group][turn]);
+    more = more && met.next();
+    if (more) write_facts(consumer, met.pair, shared.facts[group][turn]);
     consumer.wait(shared.own_full, 0);
     PerThread<int64_t> number;
     Ring<kStages> ring;
@@ -189,24 +202,30 @@ struct AttentionGradientsWgmma {
       consumer.wait(shared.met_full[ring.stage], ring.parity);
       consumer.for_threads([&](int thread) { number[thread] = shared.number[ring.stage]; });
       if (number[0] == kEnd) break;
-      if (more && number[0] == met.number()) {
+      if (more && number[0] == met.number(p)) {
         consumer.sync();  // facts are there, those before are read
         PerThread<Pair> products, gradients;
         multiply(consumer, ring.stage, products, gradients);
         differentiate(consumer, met.pair, shared.facts[group][turn], products, gradients);
         Operands weights, slopes;
-        consumer.for_threads([&](int thread) {
-#pragma unroll
-          for (int k = 0; k < kTile / kStep; ++k) {
-            if constexpr (OfKeys) weights[k][thread] = as_left<S>(products[thread], 0, k);
-            slopes[k][thread] = as_left<S>(gradients[thread], 0, k);
-          }
-        });
-        begin_sums(consumer, ring.stage, weights, slopes, value_sums, sums);
+        if constexpr (kBoth || kOfValues) narrow(consumer, products, weights);
+        if constexpr (!kOfValues) narrow(consumer, gradients, slopes);
+        if constexpr (kBoth) {
+          begin_products(consumer, value_sums, sums);
+          add_rows(consumer, value_sums, weights, shared.met_second, ring.stage);
+        } else {
+          begin_products(consumer, sums);
+        }
+        if constexpr (kOfValues) {
+          add_rows(consumer, sums, weights, shared.met_second, ring.stage);
+        } else {
+          add_rows(consumer, sums, slopes, shared.met_first, ring.stage);
+        }
+        commit_products(consumer);
         more = met.next();
         turn ^= 1;
-        if (more) write_row_facts(consumer, p, met.pair, shared.facts[group][turn]);
-        if constexpr (OfKeys) {
+        if (more) write_facts(consumer, met.pair, shared.facts[group][turn]);
+        if constexpr (kBoth) {
           wait_for_products<0>(consumer, value_sums, sums);
         } else {
           wait_for_products<0>(consumer, sums);
@@ -215,17 +234,27 @@ struct AttentionGradientsWgmma {
       consumer.arrive(shared.met_empty[ring.stage]);
       ring.advance();
     }
-    consumer.sync();  // what stayed is read
-    if (!there) return;
+    consumer.sync();                           // what stayed is read
+    const Place at = place(consumer.index());  // anew: registers were worth more
+    if (at.first + group >= count) return;
     const int64_t first_row = int64_t{at.first + group} * kTile;
-    if constexpr (OfKeys) {
+    const float scale = static_cast<float>(p.scale);
+    if constexpr (kBoth) {
       store(consumer, shared.own_second, p.grad_value, at, first_row, p.key_length, p.value_dim, value_sums, 1.0f);
-      store(consumer, shared.own_first, p.grad_key, at, first_row, p.key_length, p.dim, sums,
-            static_cast<float>(p.scale));
-    } else {
-      store(consumer, shared.own_first, p.grad_query, at, first_row, p.query_length, p.dim, sums,
-            static_cast<float>(p.scale));
     }
+    if constexpr (kOfValues) {
+      store(consumer, shared.own_second, p.grad_value, at, first_row, p.key_length, p.value_dim, sums, 1.0f);
+    } else if constexpr (kOfKeys) {
+      store(consumer, shared.own_first, p.grad_key, at, first_row, p.key_length, p.dim, sums, scale);
+    } else {
+      store(consumer, shared.own_first, p.grad_query, at, first_row, p.query_length, p.dim, sums, scale);
+    }
+  }
+
+  template <class Group>
+  SK_DEVICE void write_facts(Group& consumer, const TilePair& pair, RowFacts& facts) const {
+    write_row_facts(consumer, p, pair, facts);
+    cuda::write_words(consumer, pair, facts);
   }
 
   // products = first . first^T, gradients of weights = second . second^T: rows of what stays
@@ -237,9 +266,11 @@ struct AttentionGradientsWgmma {
     for (int k = 0; k < Width / kStep; ++k) {
       multiply_rows(consumer, products, shared.own_first, shared.met_first, stage, k);
     }
+    if constexpr (!kOfValues) {
 #pragma unroll
-    for (int k = 0; k < Width / kStep; ++k) {
-      multiply_rows(consumer, gradients, shared.own_second, shared.met_second, stage, k);
+      for (int k = 0; k < Width / kStep; ++k) {
+        multiply_rows(consumer, gradients, shared.own_second, shared.met_second, stage, k);
+      }
     }
     commit_products(consumer);
     wait_for_products<0>(consumer, products, gradients);
@@ -257,33 +288,30 @@ struct AttentionGradientsWgmma {
                                PerThread<Pair>& gradients) const {
     PerThread<MmaBits> kept;
     if constexpr (kScores != Scores::kPlain) {
-      if (p.dropout) kept_pairs<OfKeys>(consumer, p, pair, warp_row<1>, kept);
+      if (p.dropout) kept_pairs<kOfKeys>(consumer, p, pair, warp_row<1>, kept);
     }
     consumer.for_threads([&](int thread) {
-      const Pairs<OfKeys> at(thread, warp_row<1>(thread));
+      const Pairs<kOfKeys> at(thread, warp_row<1>(thread));
       differentiate_pairs<kScores>(p, pair, facts, at, kept[thread], products[thread], gradients[thread]);
     });
   }
 
   template <class Group>
-  SK_DEVICE void begin_sums(Group& consumer, int stage, Operands& weights, Operands& slopes,
-                            PerThread<Sums>& value_sums, PerThread<Sums>& sums) const {
-    Shared& shared = consumer.shared();
-    if constexpr (OfKeys) {
-      begin_products(consumer, value_sums, sums);
-    } else {
-      begin_products(consumer, sums);
-    }
+  SK_DEVICE static void narrow(Group& consumer, PerThread<Pair>& pairs, Operands& operands) {
+    consumer.for_threads([&](int thread) {
+#pragma unroll
+      for (int k = 0; k < kTile / kStep; ++k) operands[k][thread] = as_left<S>(pairs[thread], 0, k);
+    });
+  }
+
+  // to += left . what is met
+  template <class Group, class Memory>
+  SK_DEVICE static void add_rows(Group& consumer, PerThread<Sums>& to, Operands& left, Memory& met, int stage) {
 #pragma unroll
     for (int k = 0; k < kTile / kStep; ++k) {
-      if constexpr (OfKeys) {
-        multiply_operands<S, Major::kOuter>(consumer, value_sums, 0, weights[k],
-                                            column_operand<kTile>(shared.met_second, stage * kTileEntries, 0, k), true);
-      }
-      multiply_operands<S, Major::kOuter>(consumer, sums, 0, slopes[k],
-                                          column_operand<kTile>(shared.met_first, stage * kTileEntries, 0, k), true);
+      multiply_operands<S, Major::kOuter>(consumer, to, 0, left[k],
+                                          column_operand<kTile>(met, stage * kTileEntries, 0, k), true);
     }
-    commit_products(consumer);
   }
 
   template <class Group, class Memory>
@@ -298,21 +326,15 @@ struct AttentionGradientsWgmma {
   }
 };
 
-// Calls f with the kernel's type.
-template <bool OfKeys, class F>
+// Calls f with width and scores as constants.
+template <class F>
 void with_gradient_kernel(const AttentionProblem& p, F f) {
-  with_16_bits(p.dtype, [&](auto stored) {
-    const auto with_scores = [&](auto width) {
-      using S = decltype(stored);
-      constexpr int kWidth = decltype(width)::value;
-      if (scores_of(p) == Scores::kPlain) {
-        return f(std::type_identity<AttentionGradientsWgmma<S, kWidth, Scores::kPlain, OfKeys>>{});
-      }
-      f(std::type_identity<AttentionGradientsWgmma<S, kWidth, Scores::kModified, OfKeys>>{});
-    };
-    if (width_of(p) <= 64) return with_scores(std::integral_constant<int, 64>{});
-    with_scores(std::integral_constant<int, 128>{});
-  });
+  const auto with_scores_of = [&](auto width) {
+    if (scores_of(p) == Scores::kPlain) return f(width, std::integral_constant<Scores, Scores::kPlain>{});
+    f(width, std::integral_constant<Scores, Scores::kModified>{});
+  };
+  if (width_of(p) <= 64) return with_scores_of(std::integral_constant<int, 64>{});
+  with_scores_of(std::integral_constant<int, 128>{});
 }
 
 CopySource grad_out_source(const AttentionBackwardParams& p) {
@@ -334,7 +356,9 @@ std::string backward_refusal(const AttentionBackwardParams& p) {
 
 int64_t backward_shared_bytes(const AttentionProblem& p) {
   int64_t bytes = 0;
-  with_gradient_kernel<true>(p, [&](auto kernel) { bytes = sizeof(typename decltype(kernel)::type::Shared); });
+  with_gradient_kernel(p, [&](auto width, auto scores) {
+    bytes = sizeof(typename AttentionGradientsWgmma<BFloat16, width, scores, Wanted::kQuery>::Shared);
+  });
   return bytes;
 }
 
@@ -343,9 +367,20 @@ void attention_key_gradients(const AttentionBackwardParams& p, Stream stream) {
   const int64_t blocks = p.batch * p.key_heads * ((p.plan.panels + 1) / 2);
   const TensorMap query = map_of(query_source(p), kBoxRows, op), key = map_of(key_source(p), kBoxRows, op),
                   value = map_of(value_source(p), kBoxRows, op), grad_out = map_of(grad_out_source(p), kBoxRows, op);
-  with_gradient_kernel<true>(p, [&](auto kernel) {
-    launch(typename decltype(kernel)::type{p, static_cast<int>(p.plan.panels), key, value, query, grad_out}, blocks,
-           stream, op);
+  with_16_bits(p.dtype, [&](auto stored) {
+    using S = decltype(stored);
+    with_gradient_kernel(p, [&](auto width, auto scores) {
+      const auto start = [&](auto wanted) {
+        using Kernel = AttentionGradientsWgmma<S, width, scores, wanted>;
+        launch(Kernel{p, static_cast<int>(p.plan.panels), key, value, query, grad_out}, blocks, stream, op);
+      };
+      if constexpr (both_at_once(width)) {
+        start(std::integral_constant<Wanted, Wanted::kKeyAndValue>{});
+      } else {
+        if (p.grad_value) start(std::integral_constant<Wanted, Wanted::kValue>{});
+        if (p.grad_key) start(std::integral_constant<Wanted, Wanted::kKey>{});
+      }
+    });
   });
 }
 
@@ -354,9 +389,12 @@ void attention_query_gradients(const AttentionBackwardParams& p, Stream stream) 
   const int64_t blocks = p.batch * p.query_heads * ((p.plan.tiles + 1) / 2);
   const TensorMap query = map_of(query_source(p), kBoxRows, op), key = map_of(key_source(p), kBoxRows, op),
                   value = map_of(value_source(p), kBoxRows, op), grad_out = map_of(grad_out_source(p), kBoxRows, op);
-  with_gradient_kernel<false>(p, [&](auto kernel) {
-    launch(typename decltype(kernel)::type{p, static_cast<int>(p.plan.tiles), query, grad_out, key, value}, blocks,
-           stream, op);
+  with_16_bits(p.dtype, [&](auto stored) {
+    using S = decltype(stored);
+    with_gradient_kernel(p, [&](auto width, auto scores) {
+      using Kernel = AttentionGradientsWgmma<S, width, scores, Wanted::kQuery>;
+      launch(Kernel{p, static_cast<int>(p.plan.tiles), query, grad_out, key, value}, blocks, stream, op);
+    });
   });
 }
 

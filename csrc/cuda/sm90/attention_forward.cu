@@ -6,11 +6,11 @@
 //
 // Of a multiprocessor's 227 KiB of shared memory, and of a consumer thread's 232 registers, what takes most:
 //
-//   width                        64        128       256
-//   keys of a step               128       128       64
-//   queries, KiB                 16        32        64
-//   keys and values, KiB         2 x 32    2 x 64    2 x 64
-//   sums + scores + weights      32+64+32  64+64+32  128+32+16
+//   width                        64        128       128, changed scores  256
+//   keys of a step               128       128       64                   64
+//   queries, KiB                 16        32        32                   64
+//   keys and values, KiB         2 x 32    2 x 64    2 x 32               2 x 64
+//   sums + scores + weights      32+64+32  64+64+32  64+32+16             128+32+16
 #include "cuda/attention/online_softmax.h"
 #include "cuda/attention/schedule.h"
 #include "cuda/sm90/attention.h"
@@ -20,11 +20,16 @@
 namespace seo_kernels::cuda::sm90 {
 namespace {
 
+// Panels of a step: what changes scores takes the registers of one.
+constexpr int panels_at_once(int width, Scores scores) {
+  return width <= 64 || (width <= 128 && scores == Scores::kPlain) ? 2 : 1;
+}
+
 template <class S, int Width, Scores kScores>
 struct AttentionForwardWgmma {
   static constexpr int kConsumers = 2, kThreads = warpgroup_threads(kConsumers);
   static constexpr int kTileRows = kConsumers * kGroupRows;
-  static constexpr int kPanels = Width <= 128 ? 2 : 1, kKeys = kPanels * kTile, kStages = 2;
+  static constexpr int kPanels = panels_at_once(Width, kScores), kKeys = kPanels * kTile, kStages = 2;
   static constexpr int kGroupEntries = kGroupRows * Width, kStageEntries = kKeys * Width;
   struct Shared {
     SwizzledArray<S, kConsumers * kGroupEntries> query;  // a consumer's 64 rows, then the other's; later their outputs
@@ -271,8 +276,8 @@ struct AttentionForwardWgmma {
 template <class F>
 void with_forward_kernel(const AttentionProblem& p, F f) {
   with_16_bits(p.dtype, [&](auto stored) {
+    using S = decltype(stored);
     with_width(width_of(p), [&](auto width) {
-      using S = decltype(stored);
       constexpr int kWidth = decltype(width)::value;
       if (scores_of(p) == Scores::kPlain)
         return f(std::type_identity<AttentionForwardWgmma<S, kWidth, Scores::kPlain>>{});
