@@ -8,7 +8,7 @@ import torch
 
 import seo_kernels as sk
 from seo_kernels.benchmark.attention_engines import flex, fused, masked_sdpa, sdpa
-from seo_kernels.benchmark.attention_problem import AttentionProblem
+from seo_kernels.benchmark.attention_problem import AttentionProblem, random_blocks
 from seo_kernels.benchmark.case import Case, Floor, MemoryFloor, Peer, faster, no_slower, within
 
 
@@ -32,7 +32,7 @@ def attention_cases(sizes: AttentionSizes) -> list[Case]:
     local = replace(dense, pattern=sk.Local(sizes.window))
     local_bf16 = replace(local, dtype=torch.bfloat16)
     window = f"Local({sizes.window}, {sizes.window})"
-    blocks = replace(dense, pattern=_random_blocks(sizes))
+    blocks = replace(dense, pattern=random_blocks(sizes.length, sizes.block))
     shaw = replace(local, tables=("key", "value"), reach=sizes.window)
     bias = replace(local, tables=("bias",), reach=sizes.window)
     long_length = sizes.long_factor * sizes.length
@@ -154,12 +154,3 @@ def attention_cases(sizes: AttentionSizes) -> list[Case]:
 
 def _backward(problem: AttentionProblem) -> AttentionProblem:
     return replace(problem, backward=True)
-
-
-def _random_blocks(sizes: AttentionSizes) -> sk.BlockSparse:
-    """An eighth of all blocks, drawn without a rule; the same for all heads."""
-    edge = -(-sizes.length // sizes.block)
-    order = torch.randperm(edge * edge, generator=torch.Generator().manual_seed(0), device="cpu")
-    layout = torch.zeros(edge * edge, dtype=torch.bool, device="cpu")
-    layout[order[: edge * edge // 8]] = True
-    return sk.BlockSparse(layout.view(edge, edge), sizes.block)

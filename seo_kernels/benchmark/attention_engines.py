@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 import seo_kernels as sk
 from seo_kernels.benchmark.attention_problem import AttentionProblem
@@ -79,22 +79,41 @@ def masked_sdpa(problem: AttentionProblem) -> Forward:
     return forward
 
 
-def flex(problem: AttentionProblem) -> Forward:
-    """``torch.compile(flex_attention)`` with the window as a block mask and the bias as score_mod.
+def _flex_mask(problem: AttentionProblem) -> BlockMask | None:
+    pattern, offset = problem.pattern, problem.query_offset
+    here = torch.get_default_device()
+    if isinstance(pattern, sk.Dense):
+        return None
+    if isinstance(pattern, sk.Causal):
+        left, right = problem.key_length, 0
+    elif isinstance(pattern, sk.Local):
+        left, right = pattern.left, pattern.right
+    elif isinstance(pattern, sk.BlockSparse):
+        layout, size = pattern.layout[0].to(here), pattern.block_size
 
-    The block mask is made beforehand; the first call compiles. On the CPU it knows no backward.
-    """
-    pattern, offset, reach = problem.pattern, problem.query_offset, problem.reach
-    if not isinstance(pattern, sk.Local):
-        raise TypeError(f"pattern is {pattern!r}, expected a Local")
+        def in_layout(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return layout[query // size, key // size]
+
+        return create_block_mask(
+            in_layout, None, None, problem.query_length, problem.key_length, device=here, BLOCK_SIZE=size
+        )
+    else:
+        raise TypeError(f"pattern is {pattern!r}, expected Dense, Causal, Local or BlockSparse")
 
     def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         distance = key - query - offset
-        return (distance >= -pattern.left) & (distance <= pattern.right)
+        return (distance >= -left) & (distance <= right)
 
-    mask = create_block_mask(
-        visible, None, None, problem.query_length, problem.key_length, device=torch.get_default_device()
-    )
+    return create_block_mask(visible, None, None, problem.query_length, problem.key_length, device=here)
+
+
+def flex(problem: AttentionProblem) -> Forward:
+    """``torch.compile(flex_attention)`` with the pattern as a block mask and the bias as score_mod.
+
+    The block mask is made beforehand; the first call compiles. On the CPU it knows no backward.
+    """
+    offset, reach = problem.query_offset, problem.reach
+    mask = _flex_mask(problem)
 
     def plain(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return flex_attention(query, key, value, block_mask=mask)

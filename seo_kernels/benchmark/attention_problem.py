@@ -16,6 +16,15 @@ SMALL = 256  # rows
 TABLE_SIZE = 0.1  # standard deviation of the relative tables
 
 
+def random_blocks(length: int, block: int) -> sk.BlockSparse:
+    """An eighth of all blocks, drawn without a rule; the same for all heads."""
+    edge = -(-length // block)
+    order = torch.randperm(edge * edge, generator=torch.Generator().manual_seed(0), device="cpu")
+    layout = torch.zeros(edge * edge, dtype=torch.bool, device="cpu")
+    layout[order[: edge * edge // 8]] = True
+    return sk.BlockSparse(layout.view(edge, edge), block)
+
+
 @dataclass(frozen=True)
 class AttentionProblem(Problem):
     """Sizes, dtype, pattern, and which relative tables ("key", "value", "bias") take part.

@@ -11,20 +11,23 @@ OURS = "seo_kernels"
 
 @dataclass(frozen=True)
 class Floor:
-    """At least ``amount`` times as fast as the peer, or, ``of_time``, at most ``amount`` times its time."""
+    """At least ``amount`` times as fast as the peer, or, ``of_time``, at most ``amount`` times its time; or,
+    ``of_rate``, at least ``amount`` times its multiply-adds per second, where the problems differ.
+    """
 
     text: str
     amount: float
     of_time: bool = False
+    of_rate: bool = False
 
     @property
     def speedup(self) -> float:
-        """What the peer's time over ours has to reach."""
+        """What the peer's time over ours has to reach, or our rate over the peer's."""
         return 1 / self.amount if self.of_time else self.amount
 
     def describe(self, speedup: float) -> str:
         """A measured speedup in the words of the floor."""
-        return f"{1 / speedup:.3g} x time" if self.of_time else f"{speedup:.3g} x"
+        return f"{1 / speedup:.3g} x time" if self.of_time else f"{speedup:.3g} x{' rate' * self.of_rate}"
 
 
 @dataclass(frozen=True)
@@ -96,3 +99,7 @@ def faster(amount: float) -> Floor:
 
 def within(amount: float) -> Floor:
     return Floor(f"at most {amount:g} x time", amount, of_time=True)
+
+
+def at_rate(amount: float) -> Floor:
+    return Floor(f"at least {amount:g} x rate", amount, of_rate=True)

@@ -39,7 +39,8 @@ class Figures:
     """What is reported about a contender, None where it does not apply or was not measured.
 
     ``share_of_peak``: of the multiply-adds that ``gflops`` are; on a GPU of a large product.
-    ``share_of_copy``: of the measured ``copy_bandwidth``, GB/s. ``speedup``: its median time over ours.
+    ``share_of_copy``: of the measured ``copy_bandwidth``, GB/s. ``speedup``: its median time over ours, or,
+    where its floor is of rates, our ``gflops`` over its own.
     """
 
     contender: Contender
@@ -126,17 +127,25 @@ def calls_of(contenders: list[Contender]) -> dict[str, Callable[[], Results]]:
 
 def evaluate(contenders: list[Contender], timings: dict[str, Timing], device: str = "cpu") -> list[Figures]:
     """Rates, shares of the peak or of the copy bandwidth, and ratios of medians."""
-    ours = timings[OURS].median_ms
-    return [_figures(contender, timings.get(contender.name), ours, device) for contender in contenders]
+    ours = timings[OURS].median_ms / 1e3
+    operations = next(contender.problem.flops() for contender in contenders if contender.name == OURS)
+    rate = None if operations is None else operations / ours / 1e9
+    return [_figures(contender, timings.get(contender.name), ours, rate, device) for contender in contenders]
 
 
-def _figures(contender: Contender, timing: Timing | None, ours_ms: float, device: str) -> Figures:
+def _figures(
+    contender: Contender, timing: Timing | None, ours: float, our_rate: float | None, device: str
+) -> Figures:
+    """``ours``: seconds."""
     if timing is None:
         return Figures(contender)
     problem, seconds = contender.problem, timing.median_ms / 1e3
     operations, peak, traffic = problem.flops(), peak_rate(problem.dtype, device), problem.traffic()
     gflops = operations / seconds / 1e9 if operations is not None else None
     bandwidth = copy_bandwidth(traffic.tensor, traffic.tensors, device) if traffic is not None else None
+    speedup = None if contender.floor is None else seconds / ours
+    if contender.floor is not None and contender.floor.of_rate:
+        speedup = our_rate / gflops if our_rate is not None and gflops is not None else None
     return Figures(
         contender,
         timing,
@@ -144,5 +153,5 @@ def _figures(contender: Contender, timing: Timing | None, ours_ms: float, device
         share_of_peak=gflops / peak if gflops is not None and peak is not None else None,
         copy_bandwidth=bandwidth,
         share_of_copy=traffic.moved / seconds / 1e9 / bandwidth if traffic and bandwidth else None,
-        speedup=None if contender.floor is None else timing.median_ms / ours_ms,
+        speedup=speedup,
     )

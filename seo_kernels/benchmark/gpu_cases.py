@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,8 +10,18 @@ import torch
 import seo_kernels as sk
 from seo_kernels.benchmark import activation_engines, attention_engines, linear_engines, loss_engines
 from seo_kernels.benchmark.activation_problem import ActivationProblem
-from seo_kernels.benchmark.attention_problem import AttentionProblem
-from seo_kernels.benchmark.case import Case, Peer, beside, faster, no_slower, within
+from seo_kernels.benchmark.attention_problem import AttentionProblem, random_blocks
+from seo_kernels.benchmark.case import (
+    Case,
+    Floor,
+    MemoryFloor,
+    Peer,
+    at_rate,
+    beside,
+    faster,
+    no_slower,
+    within,
+)
 from seo_kernels.benchmark.linear_problem import LinearProblem
 from seo_kernels.benchmark.loss_problem import LossProblem
 
@@ -31,6 +42,7 @@ class GpuSizes:
     long: int = 32768
     window: int = 1024
     reach: int = 128
+    block: int = 128  # of block-sparse attention, an eighth of whose blocks are there
     vocabulary: int = 128256
 
 
@@ -71,7 +83,7 @@ def _linear(sizes: GpuSizes) -> list[Case]:
     frozen = replace(dense, frozen=True)
     lora = replace(frozen, rank=sizes.rank)
     dropping = replace(lora, dropout_p=0.1)
-    alone = Peer("frozen nn.Linear alone", linear_engines.torch_linear, within(1.15), frozen)
+    alone = Peer("frozen nn.Linear alone", linear_engines.torch_linear, within(1.08), frozen)
     formula = linear_engines.peft_formula
     compiled = linear_engines.compiled_peft_formula
     torch_bits = replace(dropping, torch_bits=True)
@@ -83,7 +95,7 @@ def _linear(sizes: GpuSizes) -> list[Case]:
             linear_engines.lora_linear,
             (
                 alone,
-                Peer("PEFT's formula, compiled", compiled, no_slower()),
+                Peer("PEFT's formula, compiled", compiled, faster(1.2)),
                 Peer("PEFT's formula", formula, beside()),
             ),
         ),
@@ -114,10 +126,17 @@ def _losses(sizes: GpuSizes) -> list[Case]:
             loss_engines.fused,
             (
                 Peer("F.linear + F.cross_entropy", loss_engines.separate, beside()),
-                Peer("Liger", loss_engines.liger, beside()),
+                Peer("Liger", loss_engines.liger, no_slower()),
             ),
+            memory_floor=MemoryFloor(1, peer="Liger"),
         ),
     ]
+
+
+def _backends(floor: Floor) -> tuple[Peer, ...]:
+    """Faster than each is faster than the best."""
+    engines = attention_engines.SDPA_BACKENDS.items()
+    return tuple(Peer(f"SDPA {name}", engine, floor) for name, engine in engines)
 
 
 def _attention(sizes: GpuSizes) -> list[Case]:
@@ -132,17 +151,25 @@ def _attention_one_way(sizes: GpuSizes, backward: bool) -> list[Case]:
     local = replace(dense, query_length=sizes.long, key_length=sizes.long, pattern=window)
     near = replace(dense, pattern=sk.Local(sizes.reach))
     shaw = replace(near, tables=("key", "value"), reach=sizes.reach)
-    backends = tuple(
-        Peer(f"SDPA {name}", engine, beside()) for name, engine in attention_engines.SDPA_BACKENDS.items()
-    )
+    sparse = replace(dense, pattern=random_blocks(sizes.length, sizes.block))
+    biased = replace(near, tables=("bias",), reach=sizes.reach)
+    tensor_cores = faster(0.9) if backward else faster(0.95)
+    flex = functools.partial(Peer, "FlexAttention", attention_engines.flex)
     masked = Peer("SDPA, bool mask", attention_engines.masked_sdpa, faster(1))
-    flex = Peer("FlexAttention", attention_engines.flex, beside())
+    ours = attention_engines.fused
     entries = {
-        "dense-bf16": (dense, backends),
-        "dense-fp32": (replace(dense, dtype=torch.float32), backends),
-        "causal-bf16": (replace(dense, pattern=sk.Causal()), backends),
-        "local-bf16": (local, (masked, flex)),
-        "local-shaw-bf16": (shaw, (Peer("ours, plain Local", attention_engines.fused, beside(), near),)),
+        "dense-bf16": (dense, (*_backends(tensor_cores), flex(faster(1.3)))),
+        "dense-fp32": (replace(dense, dtype=torch.float32), _backends(beside())),
+        "causal-bf16": (replace(dense, pattern=sk.Causal()), (*_backends(tensor_cores), flex(faster(1.3)))),
+        "local-bf16": (local, (masked, flex(faster(1.3)), Peer("ours, dense", ours, at_rate(0.6), dense))),
+        "local-shaw-bf16": (
+            shaw,
+            (
+                Peer("FlexAttention, learned bias", attention_engines.flex, faster(2), biased),
+                Peer("ours, plain Local", ours, beside(), near),
+            ),
+        ),
+        "block-sparse-bf16": (sparse, (flex(faster(1.2)),)),
     }
     way, words = ("fwd-bwd", "forward + backward") if backward else ("fwd", "forward")
     return [

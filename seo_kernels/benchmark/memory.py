@@ -4,10 +4,13 @@ The child loads everything and takes a small step of the same kind, so that libr
 place, and notes its resident memory (VmRSS). Then it makes the inputs, has Linux lower the high-water mark
 (VmHWM) to what is resident, takes one step, and holds the results. Peak memory is the high-water mark less
 the resident memory noted before: inputs, results, and whatever else the step needed, as physical pages.
+
+On a GPU the allocator of PyTorch knows: the same, in this process.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import pickle
 import subprocess
@@ -17,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from seo_kernels._extras import MissingExtraError
 from seo_kernels.benchmark.case import Case
 from seo_kernels.benchmark.problem import Engine, Inputs, Problem, Results
 
@@ -54,14 +58,18 @@ class MemoryFigures:
 
 
 def measure_memory(case: Case) -> MemoryFigures | None:
-    """Of a case with a memory floor; None for others, on GPUs, and where /proc is missing."""
-    if case.memory_floor is None or case.device != "cpu" or not CLEAR_REFS.exists():
+    """Of a case with a memory floor; None for others, where /proc is missing, and beside an absent peer."""
+    if case.memory_floor is None or (case.device == "cpu" and not CLEAR_REFS.exists()):
         return None
-    ours = peak_memory(case.problem, case.engine)
+    measure = peak_memory if case.device == "cpu" else functools.partial(_gpu_memory, device=case.device)
+    ours = measure(case.problem, case.engine)
     if case.memory_floor.peer is None:
         return MemoryFigures(ours, None)
     peer = case.peer(case.memory_floor.peer)
-    return MemoryFigures(ours, peak_memory(peer.problem or case.problem, peer.engine))
+    try:
+        return MemoryFigures(ours, measure(peer.problem or case.problem, peer.engine))
+    except MissingExtraError:
+        return None
 
 
 def peak_memory(problem: Problem, engine: Engine) -> PeakMemory:
@@ -90,6 +98,20 @@ def _measure_here(problem: Problem, engine: Engine) -> PeakMemory:
     CLEAR_REFS.write_text(LOWER_HIGH_WATER_MARK)
     results = problem.step(engine(problem), inputs)
     return PeakMemory(tensor_bytes(inputs, results), _status("VmHWM") - before)
+
+
+def _gpu_memory(problem: Problem, engine: Engine, device: str) -> PeakMemory:
+    with torch.device(device):
+        small = problem.small()
+        small.step(engine(small), small.make_inputs())  # the library's own memory is there from now on
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        inputs = problem.make_inputs()
+        forward = engine(problem)
+        torch.cuda.reset_peak_memory_stats()
+        results = problem.step(forward, inputs)
+        torch.cuda.synchronize()
+        return PeakMemory(tensor_bytes(inputs, results), torch.cuda.max_memory_allocated() - before)
 
 
 def tensor_bytes(inputs: Inputs, results: Results) -> int:

@@ -95,8 +95,8 @@ def describe_case(comparison: Comparison) -> Row:
 def describe_figures(figures: Figures) -> Row:
     """A contender: what it computed, its quantiles, and for a peer how much faster ours is.
 
-    ``ratio`` is the peer's median time over ours, ``ratio_floor`` what is asked of it, and ``measured`` the
-    same in the words of ``floor``.
+    ``ratio`` is the peer's median time over ours, or our rate over the peer's where its floor is of rates;
+    ``ratio_floor`` what is asked of it, and ``measured`` the same in the words of ``floor``.
     """
     contender, timing = figures.contender, figures.timing
     problem, floor = contender.problem, contender.floor

@@ -5,14 +5,18 @@ from seo_kernels.diagnostics.autograd_hooks import AutogradHooks
 from seo_kernels.diagnostics.autograd_monitor import AutogradMonitor
 from seo_kernels.diagnostics.autograd_profiler import AutogradProfiler
 from seo_kernels.diagnostics.autograd_tools import AutogradUtils
+from seo_kernels.diagnostics.curvature import SecondDerivativeError, hessian_vector_product
 from seo_kernels.diagnostics.findings import Finding, Thresholds, find_issues
+from seo_kernels.diagnostics.fisher import fisher_information
 from seo_kernels.diagnostics.flow_page import write_flow_page
+from seo_kernels.diagnostics.gradient_analysis import GradientAnalysisConfig, GradientAnalyzer
 from seo_kernels.diagnostics.gradient_computation import GradientComputationUtils
 from seo_kernels.diagnostics.gradient_errors import GradientError, gradient_errors
 from seo_kernels.diagnostics.gradient_monitor import GradientMonitor
 from seo_kernels.diagnostics.gradient_monitoring import GradientMonitoring
 from seo_kernels.diagnostics.gradient_norms import GradientNorms, total_gradient_norm
 from seo_kernels.diagnostics.gradient_statistics import GradientStatistics, TensorStatistics
+from seo_kernels.diagnostics.higher_order import higher_order_gradients
 from seo_kernels.diagnostics.module_check import ModuleCheck, check_module
 from seo_kernels.diagnostics.module_diagnosis import ModuleDiagnosis, diagnose_module
 from seo_kernels.diagnostics.module_factory import FactoryError, ModuleUnderTest, load_factory
@@ -27,6 +31,8 @@ __all__ = [
     "AutogradUtils",
     "FactoryError",
     "Finding",
+    "GradientAnalysisConfig",
+    "GradientAnalyzer",
     "GradientComputationUtils",
     "GradientError",
     "GradientMonitor",
@@ -36,6 +42,7 @@ __all__ = [
     "ModuleCheck",
     "ModuleDiagnosis",
     "ModuleUnderTest",
+    "SecondDerivativeError",
     "TensorBoardGradients",
     "TensorStatistics",
     "Thresholds",
@@ -43,7 +50,10 @@ __all__ = [
     "diagnose_module",
     "enable_autograd_detection",
     "find_issues",
+    "fisher_information",
     "gradient_errors",
+    "hessian_vector_product",
+    "higher_order_gradients",
     "load_factory",
     "total_gradient_norm",
     "write_flow_page",

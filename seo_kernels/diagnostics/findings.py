@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -150,6 +150,17 @@ def issues_of_norms(
     return _completed(found, norms, limits, step, [*norms.names, *norms.missing])
 
 
+def idle_biases(norms: Mapping[str, float], least: float) -> set[str]:
+    """Biases with norms below the least whose module has parameters with others.
+
+    >>> idle_biases({"a.weight": 1.0, "a.bias": 0.0, "b.weight": 0.0, "b.bias": 0.0}, 1e-8)
+    {'a.bias'}
+    """
+    low = [name for name, norm in norms.items() if norm < least]
+    learning = {owner(name) for name, norm in norms.items() if norm >= least} if low else set()
+    return {name for name in low if "bias" in name.rpartition(".")[2] and owner(name) in learning}
+
+
 def checked_thresholds(thresholds: Thresholds | None) -> Thresholds:
     """The thresholds; for None 10.0 and 1e-8.
 
@@ -201,11 +212,7 @@ def _judged(name: str, norm: float, limits: Thresholds, step: int | None) -> Fin
 def _suspects(norms: dict[str, float], limits: Thresholds) -> list[str]:
     """Those whose norm is out of bounds, but for biases that are small beside their module's others."""
     least = max(limits.vanishing, math.ulp(0.0))  # a norm of 0 is dead, whatever has vanished
-    low = [name for name, norm in norms.items() if norm < least]
-    idle: set[str] = set()
-    if low:
-        learning = {owner(name) for name, norm in norms.items() if norm >= least}
-        idle = {name for name in low if "bias" in name.rpartition(".")[2] and owner(name) in learning}
+    idle = idle_biases(norms, least)
     return [
         name for name, norm in norms.items() if not least <= norm <= limits.explosion and name not in idle
     ]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from seo_kernels.diagnostics.analysis_pictures import draw_analysis
-from seo_kernels.diagnostics.findings import VANISHING
+from seo_kernels.diagnostics.findings import VANISHING, idle_biases
 from seo_kernels.diagnostics.flow_page import write_flow_page
 from seo_kernels.diagnostics.gradient_flow import angle, correlation, forward_order, layers_of
 from seo_kernels.diagnostics.gradient_norms import norms_of
@@ -286,9 +286,9 @@ class GradientAnalyzer:
                 issues.append(f"{name}: the norm of the gradient is {_number(norm)}")
             elif norm > limit:
                 issues.append(f"{name}: the norm of the gradient is {_number(norm)}, above {limit:g}")
-        learning = {name.rpartition(".")[0] for name, n in norms["parameters"].items() if n >= VANISHING}
+        idle = idle_biases(norms["parameters"], VANISHING)
         for name, norm in norms["parameters"].items():
-            if norm < VANISHING and not ("bias" in name and name.rpartition(".")[0] in learning):
+            if norm < VANISHING and name not in idle:
                 issues.append(f"{name}: the gradient vanishes with a norm of {_number(norm)}")
         if not issues and norms["total"] > limit:
             issues.append(f"the norm of all gradients is {_number(norms['total'])}, above {limit:g}")

@@ -95,7 +95,12 @@ def _run(part: Part, output: Path) -> dict[str, Any]:
         try:
             command = part.command(output.absolute())
             status: int | str = subprocess.run(
-                command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, timeout=part.seconds
+                command,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                cwd=ROOT,
+                env=part.environment(),
+                timeout=part.seconds,
             ).returncode
         except subprocess.TimeoutExpired:
             status = f"ended after {part.seconds} s"

@@ -1,16 +1,19 @@
-"""A small call of every op, forward and backward, on the GPU: what compute-sanitizer watches.
+"""A small call of every op, forward and backward, on every tier of kernels: what compute-sanitizer watches.
 
 compute-sanitizer --tool memcheck python -m seo_kernels.gpu.every_kernel
 """
 
 from __future__ import annotations
 
+import itertools
+import os
 import sys
 
 import torch
 
 from seo_kernels.diagnostics.checked_op import CheckedOp, Feature
 from seo_kernels.diagnostics.gradient_cases import ops
+from seo_kernels.gpu.parts import TIER, TIERS
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -30,11 +33,11 @@ def run_feature(op: CheckedOp, feature: Feature, dtype: torch.dtype, device: str
 def main(device: str = "cuda") -> int:
     """The number of calls goes to standard output."""
     calls = 0
-    for op in ops().values():
-        for feature in op.features:
-            for dtype in DTYPES:
-                run_feature(op, feature, dtype, device)
-                calls += 1
+    for tier, op in itertools.product(("simt", *TIERS), ops().values()):
+        os.environ[TIER] = tier
+        for feature, dtype in itertools.product(op.features, DTYPES):
+            run_feature(op, feature, dtype, device)
+            calls += 1
     if device == "cuda":
         torch.cuda.synchronize()
     print(f"{calls} calls, forward and backward")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 import seo_kernels
 
@@ -15,30 +18,78 @@ ROOT = Path(seo_kernels.__file__).resolve().parent.parent  # of the sources, or 
 SANITIZER = "compute-sanitizer"
 SANITIZER_FAILED = "86"  # its exit status where it found something
 WORKERS = 8  # of the test suite, where pytest-xdist is
+TIER = "SEO_KERNELS_TIER"  # the variable that asks for kernels on tensor cores
+TIERS = {"sm80": 80, "sm90a": 90}  # and the compute capability that each needs
 
 
 @dataclass(frozen=True)
 class Part:
-    """``command(output folder)``; ``missing()`` says what keeps it from running here, "" if nothing does."""
+    """``command(output folder)``; ``missing()`` says what keeps it from running here, "" if nothing does.
+
+    ``tier``: the kernels that are asked for, "" for those that serve by default.
+    """
 
     name: str
     what: str
     command: Callable[[Path], list[str]]
     missing: Callable[[], str]
     seconds: int  # it is ended after
+    tier: str = ""
+
+    def environment(self) -> dict[str, str]:
+        """Of the command's process."""
+        return {**os.environ, TIER: self.tier} if self.tier else dict(os.environ)
 
 
 def parts() -> tuple[Part, ...]:
     """In the order in which they run."""
     return (
-        Part("check", "gradients of every op", _check, lambda: _lacks("typer", "rich"), 120),
-        Part("tests", "the test suite with device cuda", _tests, _lacks_tests, 200),
+        Part("check", "gradients of every op", _check, lambda: _lacks("typer", "rich"), 80),
+        Part("tests", "the test suite with device cuda", _tests, _lacks_tests, 180),
+        *(part for tier in TIERS for part in _of_tier(tier)),
+        Part("bench", "figures beside the peers", _bench, lambda: _lacks("typer", "rich"), 120),
         *(
-            Part(tool, f"every kernel once under {SANITIZER}'s {tool}", _under(tool), _lacks_sanitizer, 60)
+            Part(tool, f"every kernel once under {SANITIZER}'s {tool}", _under(tool), _lacks_sanitizer, 50)
             for tool in ("memcheck", "racecheck")
         ),
-        Part("bench", "figures beside the peers", _bench, lambda: _lacks("typer", "rich"), 160),
     )
+
+
+def _of_tier(tier: str) -> tuple[Part, ...]:
+    def op_tests(output: Path) -> list[str]:
+        return _pytest("tests/ops", output / f"tests-{tier}.xml")
+
+    def bench(output: Path) -> list[str]:
+        cases = [option for name in cases_of_tiers() for option in ("--case", name)]
+        return [*_bench(output, f"bench-{tier}"), *cases]
+
+    def missing(*modules: str) -> str:
+        return _lacks_capability(TIERS[tier]) or _lacks(*modules)
+
+    return (
+        Part(
+            f"tests-{tier}",
+            f"the ops' tests on {tier}",
+            op_tests,
+            lambda: missing() or _lacks_tests(),
+            60,
+            tier,
+        ),
+        Part(f"bench-{tier}", f"figures of {tier}", bench, lambda: missing("typer", "rich"), 60, tier),
+    )
+
+
+def cases_of_tiers() -> list[str]:
+    """Names of the cases with products of 16-bit matrices."""
+    from seo_kernels.benchmark.gpu_cases import gpu_cases
+
+    return [case.name for case in gpu_cases() if case.copy_floor is None and case.problem.dtype.itemsize == 2]
+
+
+def _lacks_capability(needed: int) -> str:
+    major, minor = torch.cuda.get_device_capability()
+    has = 10 * major + minor
+    return "" if has >= needed else f"the GPU has compute capability {major}.{minor}, below {needed / 10:.1f}"
 
 
 def _check(output: Path) -> list[str]:
@@ -46,9 +97,13 @@ def _check(output: Path) -> list[str]:
 
 
 def _tests(output: Path) -> list[str]:
+    return _pytest("tests", output / "tests.xml")
+
+
+def _pytest(folder: str, report: Path) -> list[str]:
     workers = ["-n", str(WORKERS)] if importlib.util.find_spec("xdist") else []
     options = ["--device", "cuda", "-q", "-p", "no:cacheprovider", *workers]
-    return [*_module("pytest"), str(ROOT / "tests"), *options, "--junitxml", str(output / "tests.xml")]
+    return [*_module("pytest"), str(ROOT / folder), *options, "--junitxml", str(report)]
 
 
 def _under(tool: str) -> Callable[[Path], list[str]]:
@@ -56,8 +111,8 @@ def _under(tool: str) -> Callable[[Path], list[str]]:
     return lambda output: [SANITIZER, *options, *_module("seo_kernels.gpu.every_kernel")]
 
 
-def _bench(output: Path) -> list[str]:
-    files = ("--json", str(output / "bench.json"), "--csv", str(output / "bench.csv"))
+def _bench(output: Path, name: str = "bench") -> list[str]:
+    files = ("--json", str(output / f"{name}.json"), "--csv", str(output / f"{name}.csv"))
     return [*_module("seo_kernels"), "bench", "--device", "cuda", *files]
 
 

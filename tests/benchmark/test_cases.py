@@ -72,6 +72,8 @@ def test_floors() -> None:
     assert slower == Floor("at most 1.9 x time", 1.9, of_time=True)
     assert slower.speedup == pytest.approx(1 / 1.9)
     assert slower.describe(1 / 1.6) == "1.6 x time"
+    rate = case.at_rate(0.6)
+    assert (rate.speedup, rate.text, rate.describe(0.75)) == (0.6, "at least 0.6 x rate", "0.75 x rate")
     own, beside = MemoryFloor(2), MemoryFloor(0.25, peer="torch")
     assert (own.text, own.subject, own.beside) == ("at most 2 x", "peak memory", "the tensors themselves")
     assert (beside.text, beside.subject) == ("at most 0.25 x", "memory beyond inputs and results")
@@ -164,6 +166,15 @@ def test_ratios_and_shares() -> None:
     assert ours.gflops == pytest.approx(operations / 0.002 / 1e9)
     assert (ours.copy_bandwidth, ours.share_of_copy) == (None, None)
     assert (absent.timing, absent.gflops, absent.share_of_peak) == (None, None, None)
+
+
+def test_a_ratio_of_rates() -> None:
+    """The peer does four times the work in 2.5 times the time: ours is at 0.625 of its rate."""
+    ours, peer, _ = contenders(PROBLEM)
+    longer = replace(PROBLEM, query_length=2 * PROBLEM.query_length, key_length=2 * PROBLEM.key_length)
+    peer = replace(peer, problem=longer, floor=case.at_rate(0.6))
+    assert longer.flops() == 4 * (PROBLEM.flops() or 0)
+    assert comparison.evaluate([ours, peer], TIMINGS)[1].speedup == pytest.approx(0.625)
 
 
 def test_share_of_the_copy_bandwidth(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,12 +88,30 @@ def test_a_part_that_hangs_is_ended(gpu: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_commands_of_the_parts(tmp_path: Path) -> None:
     commands = {part.name: part.command(tmp_path) for part in parts.parts()}
-    assert list(commands) == ["check", "tests", "memcheck", "racecheck", "bench"]
+    tiers = ["tests-sm80", "bench-sm80", "tests-sm90a", "bench-sm90a"]
+    assert list(commands) == ["check", "tests", *tiers, "bench", "memcheck", "racecheck"]
+    assert commands["bench-sm80"].count("--case") == len(parts.cases_of_tiers())
+    assert "gpu-lora-bf16-fwd-bwd" in parts.cases_of_tiers()
+    assert "gpu-dense-fp32-fwd" not in parts.cases_of_tiers()
     assert commands["check"][1:5] == ["-m", "seo_kernels", "check", "--device"]
     assert (parts.ROOT / "tests").is_dir()
     assert not parts._lacks_tests()
     assert parts._lacks("json", "nothing_like_it") == "nothing_like_it not installed"
-    assert sum(part.seconds for part in parts.parts()) <= 10 * 60
+    assert sum(part.seconds for part in parts.parts()) <= 12 * 60
+
+
+def test_tiers_of_the_parts(gpu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part's process has the tier that it is for; what the GPU cannot run is left out."""
+    monkeypatch.delenv(parts.TIER, raising=False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 9))
+    missing = {part.name: part.missing() for part in parts.parts() if part.tier}
+    assert missing["tests-sm90a"] == "the GPU has compute capability 8.9, below 9.0"
+    assert not missing["tests-sm80"]
+    tell = f"import os; print(os.environ.get({parts.TIER!r}))"
+    chosen = (part("one", tell), replace(part("two", tell), tier="sm80"))
+    monkeypatch.setattr(command, "parts", lambda: chosen)
+    _, results = run(gpu)
+    assert [results["parts"][name]["last_lines"] for name in ("one", "two")] == [["None"], ["sm80"]]
 
 
 @pytest.mark.parametrize("name", ops())

@@ -247,6 +247,8 @@ def test_text() -> None:
     assert pipeline.model.training
     greedy = pipeline.generate_text("fox", max_length=7, temperature=0.0)
     assert greedy == pipeline.generate_text("fox", max_length=7, temperature=0.0)
+    # the likeliest alone, at a temperature that draws among many
+    assert pipeline.generate_text("fox", max_length=7, temperature=50.0, top_k=1) == greedy
     ids = torch.tensor([list(b"fox")])
     for _ in range(4):  # without a cache
         ids = torch.cat([ids, pipeline.model.eval()(ids)["logits"][:, -1:].argmax(-1)], 1)

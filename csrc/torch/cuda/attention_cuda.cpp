@@ -158,6 +158,8 @@ class Backward {
 
  private:
   void run_on_tensor_cores(Tier tier, cuda::Stream stream) {
+    cuda::AttentionBackwardParams rest = p_;  // what queries share, but for relative keys' and values' tables
+    rest.grad_query = {};
     if (tier == Tier::kSm90a) {
       if (p_.grad_key || p_.grad_value) cuda::sm90::attention_key_gradients(p_, stream);
       if (p_.grad_query) cuda::sm90::attention_query_gradients(p_, stream);
@@ -166,10 +168,8 @@ class Backward {
       if (p_.grad_key || p_.grad_value) cuda::sm80::attention_key_gradients(p_, stream);
       if (p_.grad_query) cuda::sm80::attention_query_gradients(p_, stream);
       if (p_.slot_relative_key || p_.slot_relative_value) cuda::sm80::attention_table_gradients(p_, stream);
+      rest.slot_relative_key = rest.slot_relative_value = nullptr;
     }
-    cuda::AttentionBackwardParams rest = p_;
-    rest.grad_query = {};
-    rest.slot_relative_key = rest.slot_relative_value = nullptr;
     if (rest.wants_tables()) cuda::attention_query_gradients(rest, stream);
   }
 
