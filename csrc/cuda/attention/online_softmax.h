@@ -52,8 +52,10 @@ SK_DEVICE inline void combine_rows(Block& block, PerThread<PerRow<M>>& rows, F f
 
 // What a score, as score_products leaves it, is multiplied with to lie in the log2 domain: weights are then one
 // multiply-add and one power of two. Positive, so that maxima stay maxima.
+template <Scores kScores>
 SK_DEVICE inline float log2_factor(const AttentionParams& p) {
   const float scale = static_cast<float>(p.scale) * static_cast<float>(kLog2E);
+  if (kScores == Scores::kPlain) return scale;
   return p.modifies_scores() || !(scale > 0.0f) ? static_cast<float>(kLog2E) : scale;
 }
 
@@ -69,7 +71,9 @@ SK_DEVICE inline void score_products(const AttentionParams& p, const TilePair& p
 #pragma unroll
   for (int m = 0; m < M; ++m) {
     const Pairs<false> at(thread, first_row + 16 * m);
-    if (kScores == Scores::kPlain || !p.modifies_scores()) {
+    if (kScores == Scores::kPlain) {
+      // the scale is positive
+    } else if (!p.modifies_scores()) {
       if (!(scorer.scale > 0.0f)) {
 #pragma unroll
         for (int n = 0; n < kMmaColumns; ++n) {
@@ -139,7 +143,7 @@ SK_DEVICE inline void weigh_products(Block& block, const AttentionParams& p, con
                                      Words words, FirstRow first_row, PerThread<Tile<M, N>>& weights,
                                      PerThread<Rows>& rows, Shrink shrink) {
   static_assert(N == Panels * kMmaColumns);
-  const float to_log2 = log2_factor(p);
+  const float to_log2 = log2_factor<kScores>(p);
   PerThread<PerRow<M>> best;
   block.for_threads([&](int thread) {
     for_panels_of<Panels>([&](auto panel) {

@@ -1,6 +1,8 @@
 // Attention forward on tensor cores: a block has a tile of queries and goes over the panels of keys that they visit,
 // with an online softmax. Scores and weights stay in registers. With two stages, the next keys and values are copied
 // while those before are multiplied; with one, values while scores are multiplied, and the next keys while values are.
+// Where nothing of a tile is hidden, all threads take one branch past the pattern's words and the mask: a plan's full
+// panels, the middle of a window or of a causal row, are multiplied and weighed and no more.
 #include "cuda/attention/online_softmax.h"
 #include "cuda/attention/schedule.h"
 #include "cuda/sm80/attention.h"
@@ -79,6 +81,8 @@ struct AttentionForwardMma {
       PerThread<Weights> weights;
       multiply_scores(block, pair, shared.key[now], weights);
       weigh(block, pair, weights, rows, sums);
+      PerThread<Lefts<kM>> lefts;  // half as many registers
+      block.for_threads([&](int thread) { lefts[thread] = as_lefts<S>(weights[thread]); });
       const int64_t distance = pair.distance();
       if constexpr (kRelative) stage_value_band(block, pair);
       if constexpr (kStages == 1) {
@@ -88,7 +92,7 @@ struct AttentionForwardMma {
         if (more) stage_keys(shared.key[0]);
         commit_copies(block);
       }
-      add_tile_weighted<S, Width>(block, sums, weights, shared.value[now], steps_of(static_cast<int>(p.value_dim)));
+      add_lefts_weighted<S, Width>(block, sums, lefts, shared.value[now], steps_of(static_cast<int>(p.value_dim)));
       if constexpr (kRelative) add_value_band(block, distance, weights, rows, sums);
       if constexpr (kStages == 2) {
         now = 1 - now;

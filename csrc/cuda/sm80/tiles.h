@@ -221,13 +221,9 @@ SK_DEVICE inline void add_lefts_weighted(Block& block, PerThread<Tile<M, N>>& to
 template <class S, int Width, int M, int N, class Block, class Right>
 SK_DEVICE inline void add_tile_weighted(Block& block, PerThread<Tile<M, N>>& to, PerThread<Tile<M, kMmaColumns>>& tile,
                                         Right& right, int steps) {
-  const auto weights = [&](int k, PerThread<Fragment>(&a)[M]) {
-    block.for_threads([&](int thread) {
-#pragma unroll
-      for (int m = 0; m < M; ++m) a[m][thread] = as_left<S>(tile[thread], m, k);
-    });
-  };
-  add_weighted_rows<S, Width, kTile / kStep>(block, to, weights, right, steps, [](int) { return 0; });
+  PerThread<Lefts<M>> lefts;
+  block.for_threads([&](int thread) { lefts[thread] = as_lefts<S>(tile[thread]); });
+  add_lefts_weighted<S, Width>(block, to, lefts, right, steps);
 }
 
 // 16 M rows of each warp, by way of its own rows of `memory`, to rows of an output that end at `row_end`.

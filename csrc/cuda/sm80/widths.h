@@ -35,7 +35,9 @@ constexpr bool both_key_gradients(int width, Scores scores) {
 
 inline Scores scores_of(const AttentionProblem& p) {
   if (p.relative_key || p.relative_value) return Scores::kRelative;
-  return p.modifies_scores() || p.dropout ? Scores::kModified : Scores::kPlain;
+  // plain kernels take maxima before they scale
+  const bool grows = static_cast<float>(p.scale) > 0.0f;
+  return p.modifies_scores() || p.dropout || !grows ? Scores::kModified : Scores::kPlain;
 }
 
 // Of queries and values: the wider decides.
