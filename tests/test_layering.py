@@ -55,7 +55,7 @@ PYTHON_LAYERS: dict[str, set[str]] = {
         "seo_kernels",
         "_extras",
     },
-    "gpu": {"_library", "diagnostics", "seo_kernels"},
+    "gpu": {"_library", "benchmark", "diagnostics", "seo_kernels"},
     "__main__": {"cli"},
     "seo_kernels": {*OPS, "nn", "lora", "reference"},
 }

@@ -302,6 +302,7 @@ struct AttentionGradientsWgmma {
 #pragma unroll
       for (int k = 0; k < kTile / kStep; ++k) operands[k][thread] = as_left<S>(pairs[thread], 0, k);
     });
+    settle(operands);
   }
 
   // to += left . what is met

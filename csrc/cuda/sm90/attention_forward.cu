@@ -256,6 +256,7 @@ struct AttentionForwardWgmma {
 #pragma unroll
       for (int k = 0; k < kKeys / kStep; ++k) weights[k][thread] = as_left<S>(products[thread], 0, k);
     });
+    settle(weights);
   }
 
   template <class Group>

@@ -148,6 +148,15 @@ SK_DEVICE inline void pin_registers(PerThread<Tile<M, N>>& sums) {
   }
 }
 
+template <int K>
+SK_DEVICE inline void settle(PerThread<Fragment> (&left)[K]) {
+#pragma unroll
+  for (int k = 0; k < K; ++k) {
+#pragma unroll
+    for (int n = 0; n < 4; ++n) asm volatile("" : "+r"(left[k][0].at[n])::"memory");
+  }
+}
+
 template <class Group, class... Sums>
 SK_DEVICE inline void begin_products(Group&, Sums&... sums) {
   (pin_registers(sums), ...);

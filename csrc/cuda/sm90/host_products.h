@@ -205,6 +205,9 @@ class HostProducts {
   int64_t committed_ = 0;  // batches
 };
 
+template <int K>
+void settle(PerThread<Fragment> (&)[K]) {}
+
 template <class Group, class... Sums>
 void begin_products(Group& group, Sums&... sums) {
   group.products().begin({&sums...});

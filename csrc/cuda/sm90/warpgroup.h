@@ -36,6 +36,7 @@
 // mma.m16n8k16 one below the other: thread's warp w has rows 16 w to 16 w + 15.
 //
 //   begin_products(group, sums...)       before each batch: names the sums that it adds to
+//   settle(fragments)                    before the batch that has them on its left: they are in registers by then
 //   multiply_operands<S, MajorLeft, MajorRight>(group, sums, m, left, right, add)
 //                                        sums = left . right (+ sums where `add`) over 16 inner entries. left: an
 //                                        Operand, or a PerThread<Fragment> as as_left makes it (then without MajorLeft)
