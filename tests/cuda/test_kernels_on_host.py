@@ -171,14 +171,7 @@ def _ask_for_tier(tier: str | None, dtype: str, dim: int) -> subprocess.Complete
         ("sm80", "float32", 64, "simt", 64, "sm80 refuses, it multiplies bfloat16 and float16 only"),
         ("sm90a", "bfloat16", 64, "sm90a", 128, "asks for tensor cores"),
         ("sm90a", "float16", 200, "sm90a", 128, "asks for tensor cores"),
-        (
-            "sm90a",
-            "float16",
-            100,
-            "sm80",
-            64,
-            "sm90a refuses, query cannot be copied",
-        ),
+        ("sm90a", "float16", 100, "sm80", 128, "sm90a refuses, query cannot be copied"),
         ("sm90a", "float32", 64, "simt", 64, "sm90a refuses, it multiplies bfloat16 and float16 only"),
     ],
 )
