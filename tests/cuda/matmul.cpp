@@ -1,28 +1,14 @@
 // The tensor cores' matrix product, run by the host executor, without a mistake and with one of each kind: matmul WHAT
 // [MISTAKE] says "right", or what is wrong.
-#include <cstdio>
-#include <cstdlib>
-#include <functional>
-#include <map>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "cuda/sm80/matmul_store.h"
+#include "program.h"
 
 namespace seo_kernels::cuda {
 namespace {
-
-std::string mistake;
-bool has(const char* name) { return mistake == name; }
-
-[[noreturn]] void wrong(const std::string& what) {
-  std::printf("wrong: %s\n", what.c_str());
-  std::exit(1);
-}
-void expect(bool right, const std::string& what) {
-  if (!right) wrong(what);
-}
 
 enum class Layout { kRows, kTurned, kRagged, kTurnedRagged, kScattered, kExpanded };
 
@@ -237,20 +223,13 @@ void order() {
 
 int main(int count, char** arguments) {
   using namespace seo_kernels::cuda;
-  if (count > 2) mistake = arguments[2];
-  const std::map<std::string, std::function<void()>> all = {{"layouts bfloat16", layouts<BFloat16>},
-                                                            {"layouts float16", layouts<Float16>},
-                                                            {"sizes", sizes<BFloat16>},
-                                                            {"swizzle 32", swizzle<32>},
-                                                            {"swizzle 128", swizzle<128>},
-                                                            {"swizzle 256", swizzle<256>},
-                                                            {"raster", raster},
-                                                            {"order", order}};
-  try {
-    all.at(arguments[1])();
-  } catch (const std::logic_error& error) {
-    std::printf("caught: %s\n", error.what());
-    return 1;
-  }
-  std::printf("right\n");
+  return run_program(count, arguments,
+                     {{"layouts bfloat16", layouts<BFloat16>},
+                      {"layouts float16", layouts<Float16>},
+                      {"sizes", sizes<BFloat16>},
+                      {"swizzle 32", swizzle<32>},
+                      {"swizzle 128", swizzle<128>},
+                      {"swizzle 256", swizzle<256>},
+                      {"raster", raster},
+                      {"order", order}});
 }

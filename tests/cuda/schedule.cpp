@@ -1,24 +1,15 @@
-// In which order blocks take tiles and panels: schedule MISTAKE says "right", or what is wrong.
+// In which order blocks take tiles and panels: schedule order [MISTAKE] says "right", or what is wrong.
 #include "cuda/attention/schedule.h"
 
-#include <cstdio>
-#include <cstdlib>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "params/tile_plan.h"
+#include "program.h"
 
 namespace seo_kernels::cuda {
 namespace {
-
-std::string mistake;
-
-void expect(bool right, const std::string& what) {
-  if (right) return;
-  std::printf("wrong: %s\n", what.c_str());
-  std::exit(1);
-}
 
 // work: of a member's units. Every `sharing` members read the same `bytes`.
 void check(Schedule schedule, const std::vector<int64_t>& work, int64_t members, int64_t sharing, int64_t bytes) {
@@ -97,8 +88,7 @@ void check_all() {
 }  // namespace
 }  // namespace seo_kernels::cuda
 
-int main(int, char** arguments) {
-  seo_kernels::cuda::mistake = arguments[1];
-  seo_kernels::cuda::check_all();
-  std::printf("right\n");
+int main(int count, char** arguments) {
+  using namespace seo_kernels::cuda;
+  return run_program(count, arguments, {{"order", check_all}});
 }

@@ -233,7 +233,7 @@ def schedule(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_blocks_take_the_longest_first(schedule: Path, mistake: str, said: str) -> None:
-    done = subprocess.run([schedule, mistake], capture_output=True, text=True)
+    done = subprocess.run([schedule, "order", mistake], capture_output=True, text=True)
     assert said in done.stdout, done.stdout + done.stderr
     assert (done.returncode == 0) is (mistake == "none")
 

@@ -1,30 +1,16 @@
 // What warpgroups do, run by the host executor, without a mistake and with one of each kind: warpgroups WHAT [MISTAKE]
 // says "right", or what is wrong.
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <functional>
-#include <map>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "cuda/sm80/matmul_store.h"
 #include "cuda/sm90/matmul.cu"
+#include "program.h"
 
 namespace seo_kernels::cuda {
 namespace {
-
-std::string mistake;
-bool has(const char* name) { return mistake == name; }
-
-[[noreturn]] void wrong(const std::string& what) {
-  std::printf("wrong: %s\n", what.c_str());
-  std::exit(1);
-}
-void expect(bool right, const std::string& what) {
-  if (!right) wrong(what);
-}
 
 // A matrix of small numbers, of which all sums are exact; rows lie `ld` entries apart.
 template <class S>
@@ -458,24 +444,16 @@ void registers() {
 
 int main(int count, char** arguments) {
   using namespace seo_kernels::cuda;
-  if (count > 2) mistake = arguments[2];
-  const std::map<std::string, std::function<void()>> all = {
-      {"narrow", layouts<BFloat16, 8>},
-      {"wide", layouts<BFloat16, 256>},
-      {"widths", widths},
-      {"rows", product<Float16, 128, Left::kRows, Major::kInner>},
-      {"written", product<BFloat16, 8, Left::kWritten, Major::kOuter>},
-      {"pipeline", pipeline},
-      {"boxes", boxes},
-      {"refusals", refusals},
-      {"matmul bfloat16", matmul<BFloat16>},
-      {"matmul float16", matmul<Float16>},
-      {"registers", registers}};
-  try {
-    all.at(arguments[1])();
-  } catch (const std::logic_error& error) {
-    std::printf("caught: %s\n", error.what());
-    return 1;
-  }
-  std::printf("right\n");
+  return run_program(count, arguments,
+                     {{"narrow", layouts<BFloat16, 8>},
+                      {"wide", layouts<BFloat16, 256>},
+                      {"widths", widths},
+                      {"rows", product<Float16, 128, Left::kRows, Major::kInner>},
+                      {"written", product<BFloat16, 8, Left::kWritten, Major::kOuter>},
+                      {"pipeline", pipeline},
+                      {"boxes", boxes},
+                      {"refusals", refusals},
+                      {"matmul bfloat16", matmul<BFloat16>},
+                      {"matmul float16", matmul<Float16>},
+                      {"registers", registers}});
 }

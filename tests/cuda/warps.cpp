@@ -1,10 +1,7 @@
 // What warps do together, run by the host executor, without a mistake and with one of each kind: warps WHAT [MISTAKE]
 // says "right", or what is wrong.
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <map>
 #include <set>
 #include <string>
@@ -12,20 +9,10 @@
 
 #include "cuda/sm80/band.h"
 #include "params/tile_plan.h"
+#include "program.h"
 
 namespace seo_kernels::cuda {
 namespace {
-
-std::string mistake;
-bool has(const char* name) { return mistake == name; }
-
-[[noreturn]] void wrong(const std::string& what) {
-  std::printf("wrong: %s\n", what.c_str());
-  std::exit(1);
-}
-void expect(bool right, const std::string& what) {
-  if (!right) wrong(what);
-}
 
 constexpr int kWidth = 64;
 
@@ -249,20 +236,13 @@ void all_ranges() {
 
 int main(int count, char** arguments) {
   using namespace seo_kernels::cuda;
-  if (count > 2) mistake = arguments[2];
-  const std::map<std::string, std::function<void()>> all = {{"bfloat16", products<BFloat16>},
-                                                            {"float16", products<Float16>},
-                                                            {"neighbours", neighbours},
-                                                            {"swizzle 64", swizzle<64>},
-                                                            {"swizzle 128", swizzle<128>},
-                                                            {"swizzle 256", swizzle<256>},
-                                                            {"band", band},
-                                                            {"ranges", all_ranges}};
-  try {
-    all.at(arguments[1])();
-  } catch (const std::logic_error& error) {
-    std::printf("caught: %s\n", error.what());
-    return 1;
-  }
-  std::printf("right\n");
+  return run_program(count, arguments,
+                     {{"bfloat16", products<BFloat16>},
+                      {"float16", products<Float16>},
+                      {"neighbours", neighbours},
+                      {"swizzle 64", swizzle<64>},
+                      {"swizzle 128", swizzle<128>},
+                      {"swizzle 256", swizzle<256>},
+                      {"band", band},
+                      {"ranges", all_ranges}});
 }
