@@ -19,7 +19,7 @@ SANITIZER = "compute-sanitizer"
 SANITIZER_FAILED = "86"  # its exit status where it found something
 WORKERS = 8  # of the test suite, where pytest-xdist is
 TIER = "SEO_KERNELS_TIER"  # the variable that asks for kernels on tensor cores
-TIERS = {"sm80": 80, "sm90a": 90}  # and the compute capability that each needs
+TIERS = {"sm80": 80, "sm90a": 90}  # from which compute capability on; those with an "a" on that alone
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def _of_tier(tier: str) -> tuple[Part, ...]:
         return [*_bench(output, f"bench-{tier}"), *cases]
 
     def missing(*modules: str) -> str:
-        return _lacks_capability(TIERS[tier]) or _lacks(*modules)
+        return _lacks_capability(tier) or _lacks(*modules)
 
     return (
         Part(
@@ -86,10 +86,12 @@ def cases_of_tiers() -> list[str]:
     return [case.name for case in gpu_cases() if case.copy_floor is None and case.problem.dtype.itemsize == 2]
 
 
-def _lacks_capability(needed: int) -> str:
+def _lacks_capability(tier: str) -> str:
     major, minor = torch.cuda.get_device_capability()
-    has = 10 * major + minor
-    return "" if has >= needed else f"the GPU has compute capability {major}.{minor}, below {needed / 10:.1f}"
+    has, needed = 10 * major + minor, TIERS[tier]
+    if has == needed or (has > needed and not tier.endswith("a")):
+        return ""
+    return f"the GPU has compute capability {major}.{minor}, {tier} needs {needed / 10:.1f}"
 
 
 def _check(output: Path) -> list[str]:

@@ -105,8 +105,12 @@ def test_tiers_of_the_parts(gpu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(parts.TIER, raising=False)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 9))
     missing = {part.name: part.missing() for part in parts.parts() if part.tier}
-    assert missing["tests-sm90a"] == "the GPU has compute capability 8.9, below 9.0"
+    assert missing["tests-sm90a"] == "the GPU has compute capability 8.9, sm90a needs 9.0"
     assert not missing["tests-sm80"]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (10, 0))
+    later = {part.name: part.missing() for part in parts.parts() if part.tier}
+    assert later["tests-sm90a"] == "the GPU has compute capability 10.0, sm90a needs 9.0"
+    assert not later["tests-sm80"]
     tell = f"import os; print(os.environ.get({parts.TIER!r}))"
     chosen = (part("one", tell), replace(part("two", tell), tier="sm80"))
     monkeypatch.setattr(command, "parts", lambda: chosen)

@@ -17,7 +17,7 @@ struct TierChoice {
 
 // For the current device, as tier.h says.
 TierChoice forward_tier(const AttentionProblem& p);
-// Gradients of relative tables, slopes, sinks and masks are simt's in any case.
+// Gradients of biases, slopes, sinks and masks are simt's in any case.
 TierChoice backward_tier(const cuda::AttentionBackwardParams& p);
 
 }  // namespace seo_kernels
