@@ -3,8 +3,10 @@
 Everything that asks whether a kernel serves asks here.
 """
 
+import contextlib
 import json
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,23 @@ _CPU_REASON = _load()
 _CUDA_REASON = _load_cuda()
 _gpu_reasons: dict[int, str] = {}  # of those asked for
 _warned = False
+
+
+@contextlib.contextmanager
+def freed_results_kept(most: int) -> Iterator[None]:
+    """Within, at most this many bytes of the CPU kernels' freed results wait for the next ones.
+
+    What waited beyond goes back to the system. Results that lie in memory of this kind are unknown to
+    torch's profiler: with 0 it knows all of them.
+    """
+    if _CPU_REASON:
+        yield
+        return
+    before = torch.ops.seo_kernels.keep_freed_results(most)
+    try:
+        yield
+    finally:
+        torch.ops.seo_kernels.keep_freed_results(before)
 
 
 def available(device: torch.device | str) -> bool:

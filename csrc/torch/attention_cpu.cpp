@@ -3,6 +3,7 @@
 
 #include "cpu/kernels.h"
 #include "torch/attention_arguments.h"
+#include "torch/new_tensor.h"
 #include "torch/slots.h"
 
 namespace seo_kernels {

@@ -1,6 +1,7 @@
 // Cross entropy, focal and Huber loss on the CPU: the ops of loss_ops.h on torch's threads.
 #include "cpu/kernels.h"
 #include "torch/loss_ops.h"
+#include "torch/new_tensor.h"
 #include "torch/slots.h"
 
 namespace seo_kernels {

@@ -5,6 +5,7 @@
 
 #include "cpu/kernels.h"
 #include "torch/matrices.h"
+#include "torch/new_tensor.h"
 #include "torch/slots.h"
 #include "torch/working_memory.h"
 

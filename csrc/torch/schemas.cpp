@@ -72,5 +72,6 @@ STABLE_TORCH_LIBRARY(seo_kernels, m) {
       "Tensor? query_segments, Tensor? key_segments, Tensor? sinks, Tensor? seed, float dropout_p, float scale, "
       "float softcap, SymInt query_offset) -> (str, int, str)");
   m.def("fma_peak(str kind, int milliseconds) -> float");
+  m.def("keep_freed_results(int bytes) -> int");
   m.def("cpu_capability() -> str");
 }

@@ -10,7 +10,6 @@
 #include <string>
 #include <vector>
 
-#include "cpu/huge_pages.h"
 #include "params/tensor_view.h"
 
 namespace seo_kernels {
@@ -23,15 +22,6 @@ inline std::string shape_text(const Tensor& tensor) {
   std::string text = "(";
   for (int64_t n = 0; n < tensor.dim(); ++n) text += (n ? ", " : "") + std::to_string(tensor.size(n));
   return text + ")";
-}
-
-// A new tensor like another, on large pages where it is large.
-inline Tensor make_tensor(const Tensor& like, const std::vector<int64_t>& shape, ScalarType type, bool zero = false) {
-  const torch::headeronly::IntHeaderOnlyArrayRef sizes(shape.data(), shape.size());
-  if (zero) return torch::stable::new_zeros(like, sizes, type);
-  Tensor tensor = torch::stable::new_empty(like, sizes, type);
-  cpu::advise_huge_pages(tensor.data_ptr(), static_cast<size_t>(tensor.numel()) * tensor.element_size());
-  return tensor;
 }
 
 inline std::vector<int64_t> shape_of(const Tensor& tensor) {

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from seo_kernels._library import freed_results_kept
 from seo_kernels.diagnostics.memory_use import memory_use
 from seo_kernels.diagnostics.report_files import write_atomically
 from seo_kernels.ops.checks import kind
@@ -147,6 +148,8 @@ class AutogradProfiler:
         try:
             with ExitStack() as stack:
                 if recorded is not None:
+                    if self.profile_memory:
+                        stack.enter_context(freed_results_kept(0))
                     stack.enter_context(recorded)
                 stack.enter_context(record_function(name))
                 with self._timed(name):

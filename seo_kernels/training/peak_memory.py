@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from seo_kernels._library import freed_results_kept
 from seo_kernels.diagnostics.memory_use import memory_use
 
 STATUS = Path("/proc/self/status")
@@ -79,6 +80,8 @@ def release_memory(device: torch.device) -> None:
     """Give back to the system what allocators keep for later."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    with freed_results_kept(0):
+        pass
     with contextlib.suppress(OSError, AttributeError):  # glibc only
         ctypes.CDLL(None).malloc_trim(0)
 
