@@ -110,6 +110,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.timeout(900)  # three processes, on a machine that has other things to do
 def test_ctrl_c_keeps_the_checkpoint_and_a_rerun_goes_on(text: Path, tmp_path: Path) -> None:
     def run(output: Path, *program: str) -> subprocess.CompletedProcess[str]:
         command = ["demo", str(text), "--output", str(output), "--steps", "250", *TINY]
