@@ -1,17 +1,21 @@
-"""What every test starts from: the same seed, and as many threads as the continuous integration has."""
+"""What every test starts from: the same seeds, and as many threads as the continuous integration has."""
 
 import os
+import random
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # read when transformers and peft are imported: no test fetches anything
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
-# no deadline: machines differ, and the first call of an op loads it
-settings.register_profile("seo_kernels", deadline=None, print_blob=True)
+# no clock: machines differ, and the first call of an op loads it; the same examples in every run
+SETTINGS = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "print_blob": True}
+settings.register_profile("seo_kernels", **SETTINGS, derandomize=True)
+settings.register_profile("exploring", **SETTINGS)  # new ones: pytest --hypothesis-profile exploring
 settings.load_profile("seo_kernels")
 
 
@@ -32,9 +36,26 @@ def pytest_configure(config: pytest.Config) -> None:
 collect_ignore = ["ops/toy_ops.py", "cuda/on_host.py"]
 
 
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """What a module draws while it is imported does not depend on those that came before."""
+    _seed_everything()
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
+    _seed_everything()
+
+
+def _seed_everything() -> None:
     torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler() -> None:
+    """What other tests compiled would count towards the limit of recompilations."""
+    torch.compiler.reset()
 
 
 @pytest.fixture(autouse=True, scope="session")

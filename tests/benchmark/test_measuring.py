@@ -29,7 +29,7 @@ def test_garbage_collection_comes_back_after_an_exception() -> None:
 
 def test_rounds_fill_the_time_within_bounds() -> None:
     assert Turns({"a": lambda: time.sleep(0.01)}).rounds_within(0.02) == measuring.LEAST_ROUNDS
-    assert Turns({"a": lambda: None}).rounds_within(60.0) == measuring.MOST_ROUNDS
+    assert Turns({"a": lambda: None}).rounds_within(1e6) == measuring.MOST_ROUNDS
 
 
 def test_others_run_once_each() -> None:

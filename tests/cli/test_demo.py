@@ -2,10 +2,8 @@
 
 import json
 import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -96,30 +94,38 @@ def test_without_matplotlib_the_extra_is_named_before_training(
     assert not (tmp_path / "out").exists()
 
 
+# the command with a Ctrl-C in its 130th step: the first checkpoint is written after 100
+INTERRUPTED = """
+import os, signal, sys
+from seo_kernels.cli.app import main
+from seo_kernels.demo.train import Trainer
+
+def interrupted(trainer):
+    if trainer.step == 129:
+        os.kill(os.getpid(), signal.SIGINT)
+    return step(trainer)
+
+step, Trainer.train_step = Trainer.train_step, interrupted
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.timeout(900)  # three processes, on a machine that has other things to do
 def test_ctrl_c_keeps_the_checkpoint_and_a_rerun_goes_on(text: Path, tmp_path: Path) -> None:
-    def command(output: Path) -> list[str]:
-        options = ["--output", str(output), "--steps", "400", *TINY]
-        return [sys.executable, "-m", "seo_kernels", "demo", str(text), *options]
+    def run(output: Path, *program: str) -> subprocess.CompletedProcess[str]:
+        command = ["demo", str(text), "--output", str(output), "--steps", "250", *TINY]
+        return subprocess.run([sys.executable, *program, *command], capture_output=True, text=True)
 
     interrupted, whole = tmp_path / "interrupted", tmp_path / "whole"
-    process = subprocess.Popen(
-        command(interrupted), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    while not (interrupted / "checkpoint.pt").exists():  # the first is written after 100 steps
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    output, error = process.communicate()
-    assert process.returncode == 130, error
-    assert "Traceback" not in error
-    step = len(torch.load(interrupted / "checkpoint.pt")["history"])
-    assert 100 <= step < 400
-    assert f"interrupted at step {step}" in output
-
-    again = subprocess.run(command(interrupted), capture_output=True, text=True)
-    assert f"resuming at step {step}" in again.stdout
+    first = run(interrupted, "-c", INTERRUPTED)
+    assert first.returncode == 130, first.stderr
+    assert "Traceback" not in first.stderr
+    assert "interrupted at step 130" in first.stdout
+    assert len(torch.load(interrupted / "checkpoint.pt")["history"]) == 130
+    again = run(interrupted, "-m", "seo_kernels")
+    assert "resuming at step 130" in again.stdout
     assert again.returncode == 0, again.stderr
-    assert subprocess.run(command(whole), capture_output=True).returncode == 0
+    assert run(whole, "-m", "seo_kernels").returncode == 0
     states = [torch.load(folder / "checkpoint.pt") for folder in (interrupted, whole)]
     assert states[0]["history"] == states[1]["history"]
     assert all(torch.equal(states[0]["model"][name], value) for name, value in states[1]["model"].items())

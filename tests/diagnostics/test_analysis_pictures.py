@@ -90,7 +90,7 @@ def test_the_loss_alone() -> None:
     assert analysis_picture([{"loss": 1.0}]).startswith(PNG)
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore::ResourceWarning")  # of files that another test left open
 @pytest.mark.parametrize("value", [0.0, math.nan, math.inf], ids=str)
 def test_numbers_that_a_logarithmic_axis_has_no_place_for(value: float) -> None:
     broken = results(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -208,5 +209,5 @@ def poisoned_memory() -> Iterator[None]:
     try:
         yield
     finally:
-        allocator(_PERTURB, 0)
+        allocator(_PERTURB, int(os.environ.get("MALLOC_PERTURB_", "0")))
         torch.use_deterministic_algorithms(before)

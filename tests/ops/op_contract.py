@@ -56,12 +56,19 @@ def number(function: Function) -> Function:
     return summed
 
 
-def results(function: Function, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Outputs, then the gradients of all inputs."""
+def results(
+    function: Function, inputs: Sequence[Tensor], arriving: Sequence[Tensor] | None = None
+) -> tuple[Tensor, ...]:
+    """Outputs, then the gradients of all inputs, for these gradients of the outputs (None: their own)."""
     own = leaves(inputs)
     found = outputs(function, own)
-    total = sum((out.double() * 0.7).sin().sum() for out in found)
-    return (*(out.detach() for out in found), *torch.autograd.grad(total, own))
+    directions = [arriving_gradient(out) for out in found] if arriving is None else arriving
+    return (*(out.detach() for out in found), *torch.autograd.grad(found, own, directions))
+
+
+def arriving_gradient(out: Tensor) -> Tensor:
+    """Of the sum of the sines of 0.7 times the output."""
+    return (0.7 * (0.7 * out.detach().double()).cos()).to(out.dtype)
 
 
 def all_subsets(count: int) -> list[tuple[int, ...]]:
@@ -342,11 +349,13 @@ def check_error(
 ) -> None:
     """At this dtype outputs and gradients are at most twice as far from float64 as the reference formula's.
 
-    Both start from the same rounded inputs. The direction of every result has to agree too.
+    All start from the same rounded inputs, and backwards from the same gradient of the outputs, in which the
+    roundings of the outputs would else come back. The direction of every result has to agree too.
     """
     rounded = [tensor.detach().to(dtype) for tensor in inputs]
-    exact = results(reference, [tensor.double() for tensor in rounded])
-    plain, tested = results(reference, rounded), results(function, rounded)
+    arriving = [arriving_gradient(out) for out in outputs(reference, rounded)]
+    exact = results(reference, [tensor.double() for tensor in rounded], [g.double() for g in arriving])
+    plain, tested = (results(f, rounded, arriving) for f in (reference, function))
     for place, (want, usual, got) in enumerate(zip(exact, plain, tested, strict=True)):
         assert got.dtype == usual.dtype, f"result {place}: {got.dtype}, expected {usual.dtype}"
         assert got.shape == want.shape, f"result {place}: {got.shape}, expected {want.shape}"

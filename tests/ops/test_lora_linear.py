@@ -128,6 +128,8 @@ def test_error(rank: int, dropout_p: float, dtype: torch.dtype) -> None:
 )
 def test_sizes(rows: tuple[int, ...], in_features: int, out_features: int, rank: int, dtype) -> None:
     inputs = problem(rows, in_features, out_features, rank)
+    if in_features == 1:  # one number is left of a gradient: its terms must not cancel
+        inputs = tuple(tensor.abs() / 4 for tensor in inputs)
     for dropout_p in (0.0, 0.3):
         tested, expected = of(dropout_p), of(dropout_p, sk.reference.lora_linear)
         op_contract.check_error(tested, expected, inputs, dtype)

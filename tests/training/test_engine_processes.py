@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed
 import torch.multiprocessing
 from training.engines import copied, loader, pairs
 from training.two_processes import EPOCHS, ROWS, in_double, made, one_of_two
 
 
 def test_two_processes(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(one_of_two, (port, str(tmp_path)), nprocs=2)  # type: ignore[attr-defined]
+    # the store is here, at a port that it chose itself: as torchrun's agent has one for its processes
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    torch.multiprocessing.spawn(one_of_two, (store.port, str(tmp_path)), nprocs=2)  # type: ignore[attr-defined]
     found = [torch.load(tmp_path / f"{index}.pt", weights_only=True) for index in range(2)]
     whole = made(in_double())
     history = whole.fit(loader(ROWS, 4), loader(10, 2), EPOCHS)

@@ -38,6 +38,7 @@ def one_of_two(index: int, port: int, folder: str) -> None:
         LOCAL_WORLD_SIZE="2",
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
+        TORCHELASTIC_USE_AGENT_STORE="True",
         ACCELERATE_USE_CPU="true",
         OMP_NUM_THREADS="1",
     )
