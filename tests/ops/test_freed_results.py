@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -24,7 +25,8 @@ pytestmark = pytest.mark.skipif(not _library.available("cpu"), reason="no kernel
 
 @pytest.fixture(autouse=True)
 def empty() -> Iterator[None]:
-    """Each test begins with nothing kept."""
+    """Each test begins with nothing kept, and nothing that earlier ones left to the collector."""
+    gc.collect()
     with freed_results_kept(0), freed_results_kept(1024 * MEGABYTE):
         yield
 
