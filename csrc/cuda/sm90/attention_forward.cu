@@ -6,39 +6,56 @@
 //
 // Of a multiprocessor's 227 KiB of shared memory, and of a consumer thread's 232 registers, what takes most:
 //
-//   width                        64        128       128, changed scores  256
-//   keys of a step               128       128       64                   64
-//   queries, KiB                 16        32        32                   64
-//   keys and values, KiB         2 x 32    2 x 64    2 x 32               2 x 64
-//   sums + scores + weights      32+64+32  64+64+32  64+32+16             128+32+16
+//   width                        64        128       128, changed scores  256        128, relative tables
+//   keys of a step               128       128       64                   64         64
+//   queries, KiB                 16        32        32                   64         32
+//   keys and values, KiB         2 x 32    2 x 64    2 x 32               2 x 64     2 x 16 + 16
+//   sums + scores + weights      32+64+32  64+64+32  64+32+16             128+32+16  64+32+16
+//
+// Relative keys and values (band.h) take 96 KiB for blocks of both tables, 32 for the products of queries with those
+// of keys, 16 for rotated weights; a consumer's thread has 32 registers more for each of the latter two. Of values
+// there is one stage then.
 #include "cuda/attention/online_softmax.h"
 #include "cuda/attention/schedule.h"
 #include "cuda/sm90/attention.h"
 #include "cuda/sm90/attention_sources.h"
 #include "cuda/sm90/attention_steps.h"
+#include "cuda/sm90/band.h"
 
 namespace seo_kernels::cuda::sm90 {
 namespace {
 
 // Panels of a step: what changes scores takes the registers of one.
 constexpr int panels_at_once(int width, Scores scores) {
-  return width <= 64 || (width <= 128 && scores == Scores::kPlain) ? 2 : 1;
+  return scores != Scores::kRelative && (width <= 64 || (width <= 128 && scores == Scores::kPlain)) ? 2 : 1;
 }
+
+constexpr int kWidestRelative = 128;  // heads with relative keys or values
 
 template <class S, int Width, Scores kScores>
 struct AttentionForwardWgmma {
   static constexpr int kConsumers = 2, kThreads = warpgroup_threads(kConsumers);
   static constexpr int kTileRows = kConsumers * kGroupRows;
+  static constexpr bool kRelative = kScores == Scores::kRelative;
   static constexpr int kPanels = panels_at_once(Width, kScores), kKeys = kPanels * kTile, kStages = 2;
+  static constexpr int kValueStages = kRelative && Width > 64 ? 1 : kStages;
   static constexpr int kGroupEntries = kGroupRows * Width, kStageEntries = kKeys * Width;
-  struct Shared {
+  struct Plain {
     SwizzledArray<S, kConsumers * kGroupEntries> query;  // a consumer's 64 rows, then the other's; later their outputs
-    SwizzledArray<S, kStages * kStageEntries> key, value;
+    SwizzledArray<S, kStages * kStageEntries> key;
+    SwizzledArray<S, kValueStages * kStageEntries> value;
     SharedArray<uint64_t, kPanels * kTileRows> words;  // what the pattern lets each query see
     Barrier query_full, key_full[kStages], key_empty[kStages], value_full[kStages], value_empty[kStages];
     Barrier cut;               // values of which key_lengths hides some rows are there
     Barrier turn[kConsumers];  // the consumer may begin products
   };
+  struct WithBands : Plain {
+    Barrier key_blocks_full, key_blocks_empty, value_blocks_full, value_blocks_empty;
+    BandRing<S, Width> key_blocks, value_blocks;
+    SwizzledArray<S, kConsumers * kTile * kTile> rotated_weights;
+    SharedArray<float, kConsumers * kTile * kTile> block_products;
+  };
+  using Shared = std::conditional_t<kRelative, WithBands, Plain>;
   using Products = Tile<1, kPanels * kMmaColumns>;
   using Sums = Tile<1, Width / 8>;
   using Weights = PerThread<Fragment>[kKeys / kStep];
@@ -60,6 +77,12 @@ struct AttentionForwardWgmma {
         init_barrier(shared.key_empty[s], kConsumers * kGroupArrivals);
         init_barrier(shared.value_empty[s], kConsumers * kGroupArrivals);
       }
+      if constexpr (kRelative) {
+        init_barrier(shared.key_blocks_full, kGroupArrivals);
+        init_barrier(shared.value_blocks_full, kGroupArrivals);
+        init_barrier(shared.key_blocks_empty, kConsumers * kGroupArrivals);
+        init_barrier(shared.value_blocks_empty, kConsumers * kGroupArrivals);
+      }
     });
     const TilePlace at(p, schedule.at(block.index()));
     run_roles<kConsumers>(
@@ -67,6 +90,24 @@ struct AttentionForwardWgmma {
   }
 
  private:
+  // What a consumer knows of relative tables from one step to the next; nothing where there are none.
+  struct Bands {
+    PerThread<EndSums> ends;
+    RotatedWeights low, high;
+    int products_of = -1;  // which block's products are kept
+    int weights_of = 0;    // the low block of the weights
+    int key_parity = 0, value_parity = 0;
+    bool value_blocks = false, value_band = false;  // the weights' tile has blocks of values; this consumer meets them
+  };
+  struct NoBands {};
+  using Relative = std::conditional_t<kRelative, Bands, NoBands>;
+
+  // Which stage of values belongs to a stage of keys.
+  SK_DEVICE static Ring<kStages> values_at(const Ring<kStages>& ring) {
+    if constexpr (kValueStages == kStages) return ring;
+    return {0, ring.stage};
+  }
+
   template <class Group>
   SK_DEVICE void produce(Group& producer, const TilePlace& at) const {
     Shared& shared = producer.shared();
@@ -80,17 +121,44 @@ struct AttentionForwardWgmma {
       }
     });
     Ring<kStages> ring;
+    BandFilling key_filling, value_filling;
     bool more = steps.next();
     if (more) load_keys(producer, at, steps, ring);
+    if constexpr (kRelative) {
+      if (more) load_key_blocks(producer, steps.pairs[0], key_filling);
+    }
 #pragma unroll 1
     while (more) {
       const Steps<kPanels> now = steps;
-      const Ring<kStages> values = ring;
+      const Ring<kStages> values = values_at(ring);
       ring.advance();
       more = steps.next();
       if (more) load_keys(producer, at, steps, ring);
       load_values(producer, at, now, values);
+      if constexpr (kRelative) {
+        load_value_blocks(producer, now.pairs[0], value_filling);
+        if (more) load_key_blocks(producer, steps.pairs[0], key_filling);
+      }
     }
+  }
+
+  template <class Group>
+  SK_DEVICE void load_key_blocks(Group& producer, const TilePair& pair, BandFilling& filling) const {
+    Shared& shared = producer.shared();
+    if (!meets_band(p.relative_key, pair)) return;
+    producer.wait(shared.key_blocks_empty, filling.parity ^= 1);
+    bring_blocks<S, Width>(producer, shared.key_blocks, p.relative_key, p.narrow_key, pair, filling,
+                           static_cast<int>(p.dim));
+    producer.arrive(shared.key_blocks_full);
+  }
+  template <class Group>
+  SK_DEVICE void load_value_blocks(Group& producer, const TilePair& pair, BandFilling& filling) const {
+    Shared& shared = producer.shared();
+    if (!meets_band(p.relative_value, pair)) return;
+    producer.wait(shared.value_blocks_empty, filling.parity ^= 1);
+    bring_blocks<S, Width>(producer, shared.value_blocks, p.relative_value, p.narrow_value, pair, filling,
+                           static_cast<int>(p.value_dim));
+    producer.arrive(shared.value_blocks_full);
   }
 
   template <class Group>
@@ -157,9 +225,11 @@ struct AttentionForwardWgmma {
     PerThread<SoftmaxRows<1>> rows;
     PerThread<PerRow<1>> factors;  // of what was summed before
     Weights weights;
+    Relative relative;
     consumer.for_threads([&](int thread) {
       sums[thread] = Sums{};
       rows[thread] = no_rows<1>();
+      if constexpr (kRelative) relative.ends[thread] = EndSums{};
     });
     consumer.wait(shared.query_full, 0);
     Ring<kStages> ring;
@@ -171,26 +241,33 @@ struct AttentionForwardWgmma {
       begin_scores(consumer, ring.stage, products);
       wait_for_products<0>(consumer, products);
       consumer.arrive(shared.key_empty[ring.stage]);
+      if constexpr (kRelative) add_relative_keys(consumer, steps.pairs[0], relative, products, sums);
       weigh(consumer, steps, products, rows, factors);
       narrow(consumer, products, weights);
+      if constexpr (kRelative) turn_weights(consumer, steps.pairs[0], factors, products, relative);
       more = steps.next();
     }
 #pragma unroll 1
     while (more) {
-      const Ring<kStages> values = ring;
+      const Ring<kStages> values = values_at(ring);
       ring.advance();
       consumer.wait(shared.key_full[ring.stage], ring.parity);
       consumer.wait(shared.value_full[values.stage], values.parity);
+      if constexpr (kRelative) wait_for_value_blocks(consumer, relative);
       consumer.wait(shared.turn[group], turn);
       begin_scores(consumer, ring.stage, products);
-      begin_values(consumer, values.stage, weights, sums);
+      begin_values(consumer, values.stage, weights, relative, sums);
       consumer.arrive(shared.turn[1 - group]);
       turn ^= 1;
       wait_for_products<1>(consumer, products);
       consumer.arrive(shared.key_empty[ring.stage]);
+      if constexpr (kRelative) add_relative_keys(consumer, steps.pairs[0], relative, products, sums);
       weigh(consumer, steps, products, rows, factors);
       wait_for_products<0>(consumer, sums);
       consumer.arrive(shared.value_empty[values.stage]);
+      if constexpr (kRelative) {
+        if (relative.value_blocks) consumer.arrive(shared.value_blocks_empty);
+      }
       consumer.for_threads([&](int thread) {
 #pragma unroll
         for (int n = 0; n < Width / 8; ++n) {
@@ -199,12 +276,21 @@ struct AttentionForwardWgmma {
         }
       });
       narrow(consumer, products, weights);
+      if constexpr (kRelative) turn_weights(consumer, steps.pairs[0], factors, products, relative);
       more = steps.next();
     }
     if (any) {
-      consumer.wait(shared.value_full[ring.stage], ring.parity);
-      begin_values(consumer, ring.stage, weights, sums);
+      const Ring<kStages> values = values_at(ring);
+      consumer.wait(shared.value_full[values.stage], values.parity);
+      if constexpr (kRelative) wait_for_value_blocks(consumer, relative);
+      begin_values(consumer, values.stage, weights, relative, sums);
       wait_for_products<0>(consumer, sums);
+    }
+    if constexpr (kRelative) {
+      if (p.relative_value) {
+        const HeadTable<float> table(p.relative_value, at.head, p.value_dim);
+        add_end_rows(consumer, sums, relative.ends, table);
+      }
     }
     finish(consumer, steps.pairs[0], rows, sums);
   }
@@ -223,9 +309,10 @@ struct AttentionForwardWgmma {
     commit_products(consumer);
   }
 
-  // sums += weights . values
+  // sums += weights . values, relative values too
   template <class Group>
-  SK_DEVICE void begin_values(Group& consumer, int stage, Weights& weights, PerThread<Sums>& sums) const {
+  SK_DEVICE void begin_values(Group& consumer, int stage, Weights& weights, Relative& relative,
+                              PerThread<Sums>& sums) const {
     begin_products(consumer, sums);
 #pragma unroll
     for (int k = 0; k < kKeys / kStep; ++k) {
@@ -233,7 +320,95 @@ struct AttentionForwardWgmma {
                                           column_operand<kKeys>(consumer.shared().value, stage * kStageEntries, 0, k),
                                           true);
     }
+    if constexpr (kRelative) {
+      if (relative.value_band) {
+        auto& blocks = consumer.shared().value_blocks;
+        multiply_block<S, Width>(consumer, sums, relative.low, blocks, relative.weights_of);
+        multiply_block<S, Width>(consumer, sums, relative.high, blocks, relative.weights_of + 1);
+      }
+    }
     commit_products(consumer);
+  }
+
+  // products += queries . relative keys. The sums of values may be under way: those products come first.
+  template <class Group>
+  SK_DEVICE void add_relative_keys(Group& consumer, const TilePair& pair, Relative& relative,
+                                   PerThread<Products>& products, PerThread<Sums>& sums) const {
+    Shared& shared = consumer.shared();
+    const RelativeTable& table = p.relative_key;
+    if (!table) return;
+    const int group = consumer.group(), kept = group * kTile * kTile;
+    const int64_t distance = part_distance(pair, group);
+    const bool blocks = meets_band(table, pair);
+    if (blocks) {
+      consumer.wait(shared.key_blocks_full, relative.key_parity);
+      relative.key_parity ^= 1;
+    }
+    if (beyond_table(table, distance)) {
+      consumer.for_threads([&](int thread) {
+        const Pairs<false> at(thread, first_row(group, thread));
+        add_band_end(
+            p, pair, at, above_table(table, distance), [](const RowEnds<float>& ends) { return ends.key; },
+            products[thread]);
+      });
+    } else {
+      PerThread<Tile<1, kMmaColumns>> found;
+      const auto begin = [&](int block) {
+        begin_block_products<S, Width>(consumer, found, shared.query, group * kGroupEntries, shared.key_blocks, block);
+      };
+      const int low = low_block(pair, group);
+      if (relative.products_of != low) {
+        wait_for_products<0>(consumer, sums);
+        begin(low);
+        wait_for_products<0>(consumer, found);
+        put_block_products(consumer, found, shared.block_products, kept);
+      }
+      consumer.for_threads(
+          [&](int thread) { add_block_products(shared.block_products, kept, thread, false, products[thread]); });
+      wait_for_products<0>(consumer, sums);  // their left operands leave registers
+      begin(low + 1);
+      wait_for_products<0>(consumer, found);
+      put_block_products(consumer, found, shared.block_products, kept);
+      consumer.for_threads(
+          [&](int thread) { add_block_products(shared.block_products, kept, thread, true, products[thread]); });
+      relative.products_of = low + 1;
+    }
+    if (blocks) consumer.arrive(shared.key_blocks_empty);
+  }
+
+  // Weights as relative values are multiplied with them; where those are all the table's end, the sums of rows.
+  template <class Group>
+  SK_DEVICE void turn_weights(Group& consumer, const TilePair& pair, PerThread<PerRow<1>>& factors,
+                              PerThread<Products>& weights, Relative& relative) const {
+    Shared& shared = consumer.shared();
+    const RelativeTable& table = p.relative_value;
+    const int group = consumer.group();
+    if (!table) return;
+    const int64_t distance = part_distance(pair, group);
+    const bool beyond = beyond_table(table, distance);
+    relative.value_blocks = meets_band(table, pair);
+    relative.value_band = !beyond;
+    relative.weights_of = low_block(pair, group);
+    consumer.for_threads([&](int thread) {
+      EndSums& ends = relative.ends[thread];
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        ends.below[h] *= factors[thread].at[0][h];
+        ends.above[h] *= factors[thread].at[0][h];
+      }
+      if (beyond) ends.add(weights[thread], above_table(table, distance));
+    });
+    if (beyond) return;
+    rotate_weights<S>(consumer, weights, shared.rotated_weights, group * kTile * kTile, relative.low, relative.high);
+    settle(relative.low);
+    settle(relative.high);
+  }
+
+  template <class Group>
+  SK_DEVICE static void wait_for_value_blocks(Group& consumer, Relative& relative) {
+    if (!relative.value_blocks) return;
+    consumer.wait(consumer.shared().value_blocks_full, relative.value_parity);
+    relative.value_parity ^= 1;
   }
 
   // First of the rows of a thread's warp in the tile.
@@ -277,11 +452,15 @@ struct AttentionForwardWgmma {
 template <class F>
 void with_forward_kernel(const AttentionProblem& p, F f) {
   with_16_bits(p.dtype, [&](auto stored) {
-    using S = decltype(stored);
+    using S = std::remove_cvref_t<decltype(stored)>;
     with_width(width_of(p), [&](auto width) {
       constexpr int kWidth = decltype(width)::value;
-      if (scores_of(p) == Scores::kPlain)
-        return f(std::type_identity<AttentionForwardWgmma<S, kWidth, Scores::kPlain>>{});
+      const Scores scores = scores_of(p);
+      if (scores == Scores::kPlain) return f(std::type_identity<AttentionForwardWgmma<S, kWidth, Scores::kPlain>>{});
+      if constexpr (kWidth <= kWidestRelative) {
+        if (scores == Scores::kRelative)
+          return f(std::type_identity<AttentionForwardWgmma<S, kWidth, Scores::kRelative>>{});
+      }
       f(std::type_identity<AttentionForwardWgmma<S, kWidth, Scores::kModified>>{});
     });
   });
@@ -290,7 +469,8 @@ void with_forward_kernel(const AttentionProblem& p, F f) {
 }  // namespace
 
 std::string forward_refusal(const AttentionProblem& p) {
-  if (p.relative_key || p.relative_value) return "it has no relative keys and values";
+  if (scores_of(p) == Scores::kRelative && width_of(p) > kWidestRelative)
+    return "relative keys and values of heads of more than " + std::to_string(kWidestRelative) + " do not fit a block";
   return source_refusal(p);
 }
 
