@@ -125,7 +125,7 @@ struct AttentionForwardWgmma {
     bool more = steps.next();
     if (more) load_keys(producer, at, steps, ring);
     if constexpr (kRelative) {
-      if (more) load_key_blocks(producer, steps.pairs[0], key_filling);
+      if (more) load_key_blocks(producer, at, steps.pairs[0].key_begin(), key_filling);
     }
 #pragma unroll 1
     while (more) {
@@ -136,28 +136,31 @@ struct AttentionForwardWgmma {
       if (more) load_keys(producer, at, steps, ring);
       load_values(producer, at, now, values);
       if constexpr (kRelative) {
-        load_value_blocks(producer, now.pairs[0], value_filling);
-        if (more) load_key_blocks(producer, steps.pairs[0], key_filling);
+        load_value_blocks(producer, at, now.pairs[0].key_begin(), value_filling);
+        if (more) load_key_blocks(producer, at, steps.pairs[0].key_begin(), key_filling);
       }
     }
   }
 
   template <class Group>
-  SK_DEVICE void load_key_blocks(Group& producer, const TilePair& pair, BandFilling& filling) const {
+  SK_DEVICE void load_key_blocks(Group& producer, const TilePlace& at, int64_t key_begin, BandFilling& filling) const {
     Shared& shared = producer.shared();
-    if (!meets_band(p.relative_key, pair)) return;
+    const int64_t distance = key_begin - (int64_t{at.tile} * kTileRows + p.query_offset);
+    if (!meets_band(p.relative_key, distance)) return;
     producer.wait(shared.key_blocks_empty, filling.parity ^= 1);
-    bring_blocks<S, Width>(producer, shared.key_blocks, p.relative_key, p.narrow_key, pair, filling,
-                           static_cast<int>(p.dim));
+    bring_blocks<S, Width>(producer, shared.key_blocks, p.relative_key, p.narrow_key, at.head, key_begin, distance,
+                           filling, static_cast<int>(p.dim));
     producer.arrive(shared.key_blocks_full);
   }
   template <class Group>
-  SK_DEVICE void load_value_blocks(Group& producer, const TilePair& pair, BandFilling& filling) const {
+  SK_DEVICE void load_value_blocks(Group& producer, const TilePlace& at, int64_t key_begin,
+                                   BandFilling& filling) const {
     Shared& shared = producer.shared();
-    if (!meets_band(p.relative_value, pair)) return;
+    const int64_t distance = key_begin - (int64_t{at.tile} * kTileRows + p.query_offset);
+    if (!meets_band(p.relative_value, distance)) return;
     producer.wait(shared.value_blocks_empty, filling.parity ^= 1);
-    bring_blocks<S, Width>(producer, shared.value_blocks, p.relative_value, p.narrow_value, pair, filling,
-                           static_cast<int>(p.value_dim));
+    bring_blocks<S, Width>(producer, shared.value_blocks, p.relative_value, p.narrow_value, at.head, key_begin,
+                           distance, filling, static_cast<int>(p.value_dim));
     producer.arrive(shared.value_blocks_full);
   }
 
@@ -288,7 +291,7 @@ struct AttentionForwardWgmma {
     }
     if constexpr (kRelative) {
       if (p.relative_value) {
-        const HeadTable<float> table(p.relative_value, at.head, p.value_dim);
+        const HeadTable<float> table(p.relative_value, steps.pairs[0].head(), p.value_dim);
         add_end_rows(consumer, sums, relative.ends, table);
       }
     }
@@ -338,8 +341,8 @@ struct AttentionForwardWgmma {
     const RelativeTable& table = p.relative_key;
     if (!table) return;
     const int group = consumer.group(), kept = group * kTile * kTile;
-    const int64_t distance = part_distance(pair, group);
-    const bool blocks = meets_band(table, pair);
+    const int64_t distance = pair.distance() - group * kTile;
+    const bool blocks = meets_band(table, pair.distance());
     if (blocks) {
       consumer.wait(shared.key_blocks_full, relative.key_parity);
       relative.key_parity ^= 1;
@@ -356,7 +359,7 @@ struct AttentionForwardWgmma {
       const auto begin = [&](int block) {
         begin_block_products<S, Width>(consumer, found, shared.query, group * kGroupEntries, shared.key_blocks, block);
       };
-      const int low = low_block(pair, group);
+      const int low = low_block(pair.key_begin(), group);
       if (relative.products_of != low) {
         wait_for_products<0>(consumer, sums);
         begin(low);
@@ -384,11 +387,11 @@ struct AttentionForwardWgmma {
     const RelativeTable& table = p.relative_value;
     const int group = consumer.group();
     if (!table) return;
-    const int64_t distance = part_distance(pair, group);
+    const int64_t distance = pair.distance() - group * kTile;
     const bool beyond = beyond_table(table, distance);
-    relative.value_blocks = meets_band(table, pair);
+    relative.value_blocks = meets_band(table, pair.distance());
     relative.value_band = !beyond;
-    relative.weights_of = low_block(pair, group);
+    relative.weights_of = low_block(pair.key_begin(), group);
     consumer.for_threads([&](int thread) {
       EndSums& ends = relative.ends[thread];
 #pragma unroll
