@@ -20,7 +20,7 @@
 #include "cuda/sm90/attention.h"
 #include "cuda/sm90/attention_sources.h"
 #include "cuda/sm90/attention_steps.h"
-#include "cuda/sm90/band.h"
+#include "cuda/sm90/relative_steps.h"
 
 namespace seo_kernels::cuda::sm90 {
 namespace {
@@ -29,8 +29,6 @@ namespace {
 constexpr int panels_at_once(int width, Scores scores) {
   return scores != Scores::kRelative && (width <= 64 || (width <= 128 && scores == Scores::kPlain)) ? 2 : 1;
 }
-
-constexpr int kWidestRelative = 128;  // heads with relative keys or values
 
 template <class S, int Width, Scores kScores>
 struct AttentionForwardWgmma {
@@ -49,13 +47,7 @@ struct AttentionForwardWgmma {
     Barrier cut;               // values of which key_lengths hides some rows are there
     Barrier turn[kConsumers];  // the consumer may begin products
   };
-  struct WithBands : Plain {
-    Barrier key_blocks_full, key_blocks_empty, value_blocks_full, value_blocks_empty;
-    BandRing<S, Width> key_blocks, value_blocks;
-    SwizzledArray<S, kConsumers * kTile * kTile> rotated_weights;
-    SharedArray<float, kConsumers * kTile * kTile> block_products;
-  };
-  using Shared = std::conditional_t<kRelative, WithBands, Plain>;
+  using Shared = std::conditional_t<kRelative, WithBands<S, Width, kConsumers, Plain>, Plain>;
   using Products = Tile<1, kPanels * kMmaColumns>;
   using Sums = Tile<1, Width / 8>;
   using Weights = PerThread<Fragment>[kKeys / kStep];
@@ -77,12 +69,7 @@ struct AttentionForwardWgmma {
         init_barrier(shared.key_empty[s], kConsumers * kGroupArrivals);
         init_barrier(shared.value_empty[s], kConsumers * kGroupArrivals);
       }
-      if constexpr (kRelative) {
-        init_barrier(shared.key_blocks_full, kGroupArrivals);
-        init_barrier(shared.value_blocks_full, kGroupArrivals);
-        init_barrier(shared.key_blocks_empty, kConsumers * kGroupArrivals);
-        init_barrier(shared.value_blocks_empty, kConsumers * kGroupArrivals);
-      }
+      if constexpr (kRelative) shared.init_barriers();
     });
     const TilePlace at(p, schedule.at(block.index()));
     run_roles<kConsumers>(
@@ -90,17 +77,9 @@ struct AttentionForwardWgmma {
   }
 
  private:
-  // What a consumer knows of relative tables from one step to the next; nothing where there are none.
-  struct Bands {
-    PerThread<EndSums> ends;
-    RotatedWeights low, high;
-    int products_of = -1;  // which block's products are kept
-    int weights_of = 0;    // the low block of the weights
-    int key_parity = 0, value_parity = 0;
-    bool value_blocks = false, value_band = false;  // the weights' tile has blocks of values; this consumer meets them
-  };
-  struct NoBands {};
-  using Relative = std::conditional_t<kRelative, Bands, NoBands>;
+  struct Nothing {};
+  using Loads = std::conditional_t<kRelative, RelativeLoads<S, Width>, Nothing>;
+  using Relative = std::conditional_t<kRelative, RelativeSteps<S, Width>, Nothing>;
 
   // Which stage of values belongs to a stage of keys.
   SK_DEVICE static Ring<kStages> values_at(const Ring<kStages>& ring) {
@@ -121,11 +100,11 @@ struct AttentionForwardWgmma {
       }
     });
     Ring<kStages> ring;
-    BandFilling key_filling, value_filling;
+    Loads loads;
     bool more = steps.next();
     if (more) load_keys(producer, at, steps, ring);
     if constexpr (kRelative) {
-      if (more) load_key_blocks(producer, at, steps.pairs[0].key_begin(), key_filling);
+      if (more) loads.load_keys(producer, p, at, steps.pairs[0]);
     }
 #pragma unroll 1
     while (more) {
@@ -136,32 +115,10 @@ struct AttentionForwardWgmma {
       if (more) load_keys(producer, at, steps, ring);
       load_values(producer, at, now, values);
       if constexpr (kRelative) {
-        load_value_blocks(producer, at, now.pairs[0].key_begin(), value_filling);
-        if (more) load_key_blocks(producer, at, steps.pairs[0].key_begin(), key_filling);
+        loads.load_values(producer, p, at, now.pairs[0]);
+        if (more) loads.load_keys(producer, p, at, steps.pairs[0]);
       }
     }
-  }
-
-  template <class Group>
-  SK_DEVICE void load_key_blocks(Group& producer, const TilePlace& at, int64_t key_begin, BandFilling& filling) const {
-    Shared& shared = producer.shared();
-    const int64_t distance = key_begin - (int64_t{at.tile} * kTileRows + p.query_offset);
-    if (!meets_band(p.relative_key, distance)) return;
-    producer.wait(shared.key_blocks_empty, filling.parity ^= 1);
-    bring_blocks<S, Width>(producer, shared.key_blocks, p.relative_key, p.narrow_key, at.head, key_begin, distance,
-                           filling, static_cast<int>(p.dim));
-    producer.arrive(shared.key_blocks_full);
-  }
-  template <class Group>
-  SK_DEVICE void load_value_blocks(Group& producer, const TilePlace& at, int64_t key_begin,
-                                   BandFilling& filling) const {
-    Shared& shared = producer.shared();
-    const int64_t distance = key_begin - (int64_t{at.tile} * kTileRows + p.query_offset);
-    if (!meets_band(p.relative_value, distance)) return;
-    producer.wait(shared.value_blocks_empty, filling.parity ^= 1);
-    bring_blocks<S, Width>(producer, shared.value_blocks, p.relative_value, p.narrow_value, at.head, key_begin,
-                           distance, filling, static_cast<int>(p.value_dim));
-    producer.arrive(shared.value_blocks_full);
   }
 
   template <class Group>
@@ -232,8 +189,8 @@ struct AttentionForwardWgmma {
     consumer.for_threads([&](int thread) {
       sums[thread] = Sums{};
       rows[thread] = no_rows<1>();
-      if constexpr (kRelative) relative.ends[thread] = EndSums{};
     });
+    if constexpr (kRelative) relative.begin(consumer);
     consumer.wait(shared.query_full, 0);
     Ring<kStages> ring;
     int turn = group == 0;  // the first one's is given
@@ -244,10 +201,10 @@ struct AttentionForwardWgmma {
       begin_scores(consumer, ring.stage, products);
       wait_for_products<0>(consumer, products);
       consumer.arrive(shared.key_empty[ring.stage]);
-      if constexpr (kRelative) add_relative_keys(consumer, steps.pairs[0], relative, products, sums);
+      if constexpr (kRelative) relative.add_keys(consumer, p, steps.pairs[0], products, sums);
       weigh(consumer, steps, products, rows, factors);
       narrow(consumer, products, weights);
-      if constexpr (kRelative) turn_weights(consumer, steps.pairs[0], factors, products, relative);
+      if constexpr (kRelative) relative.take_weights(consumer, p, steps.pairs[0], factors, products);
       more = steps.next();
     }
 #pragma unroll 1
@@ -256,7 +213,7 @@ struct AttentionForwardWgmma {
       ring.advance();
       consumer.wait(shared.key_full[ring.stage], ring.parity);
       consumer.wait(shared.value_full[values.stage], values.parity);
-      if constexpr (kRelative) wait_for_value_blocks(consumer, relative);
+      if constexpr (kRelative) relative.wait_for_values(consumer);
       consumer.wait(shared.turn[group], turn);
       begin_scores(consumer, ring.stage, products);
       begin_values(consumer, values.stage, weights, relative, sums);
@@ -264,13 +221,11 @@ struct AttentionForwardWgmma {
       turn ^= 1;
       wait_for_products<1>(consumer, products);
       consumer.arrive(shared.key_empty[ring.stage]);
-      if constexpr (kRelative) add_relative_keys(consumer, steps.pairs[0], relative, products, sums);
+      if constexpr (kRelative) relative.add_keys(consumer, p, steps.pairs[0], products, sums);
       weigh(consumer, steps, products, rows, factors);
       wait_for_products<0>(consumer, sums);
       consumer.arrive(shared.value_empty[values.stage]);
-      if constexpr (kRelative) {
-        if (relative.value_blocks) consumer.arrive(shared.value_blocks_empty);
-      }
+      if constexpr (kRelative) relative.release_values(consumer);
       consumer.for_threads([&](int thread) {
 #pragma unroll
         for (int n = 0; n < Width / 8; ++n) {
@@ -279,22 +234,17 @@ struct AttentionForwardWgmma {
         }
       });
       narrow(consumer, products, weights);
-      if constexpr (kRelative) turn_weights(consumer, steps.pairs[0], factors, products, relative);
+      if constexpr (kRelative) relative.take_weights(consumer, p, steps.pairs[0], factors, products);
       more = steps.next();
     }
     if (any) {
       const Ring<kStages> values = values_at(ring);
       consumer.wait(shared.value_full[values.stage], values.parity);
-      if constexpr (kRelative) wait_for_value_blocks(consumer, relative);
+      if constexpr (kRelative) relative.wait_for_values(consumer);
       begin_values(consumer, values.stage, weights, relative, sums);
       wait_for_products<0>(consumer, sums);
     }
-    if constexpr (kRelative) {
-      if (p.relative_value) {
-        const HeadTable<float> table(p.relative_value, steps.pairs[0].head(), p.value_dim);
-        add_end_rows(consumer, sums, relative.ends, table);
-      }
-    }
+    if constexpr (kRelative) relative.add_ends(consumer, p, steps.pairs[0], sums);
     finish(consumer, steps.pairs[0], rows, sums);
   }
 
@@ -323,95 +273,8 @@ struct AttentionForwardWgmma {
                                           column_operand<kKeys>(consumer.shared().value, stage * kStageEntries, 0, k),
                                           true);
     }
-    if constexpr (kRelative) {
-      if (relative.value_band) {
-        auto& blocks = consumer.shared().value_blocks;
-        multiply_block<S, Width>(consumer, sums, relative.low, blocks, relative.weights_of);
-        multiply_block<S, Width>(consumer, sums, relative.high, blocks, relative.weights_of + 1);
-      }
-    }
+    if constexpr (kRelative) relative.multiply_values(consumer, sums);
     commit_products(consumer);
-  }
-
-  // products += queries . relative keys. The sums of values may be under way: those products come first.
-  template <class Group>
-  SK_DEVICE void add_relative_keys(Group& consumer, const TilePair& pair, Relative& relative,
-                                   PerThread<Products>& products, PerThread<Sums>& sums) const {
-    Shared& shared = consumer.shared();
-    const RelativeTable& table = p.relative_key;
-    if (!table) return;
-    const int group = consumer.group(), kept = group * kTile * kTile;
-    const int64_t distance = pair.distance() - group * kTile;
-    const bool blocks = meets_band(table, pair.distance());
-    if (blocks) {
-      consumer.wait(shared.key_blocks_full, relative.key_parity);
-      relative.key_parity ^= 1;
-    }
-    if (beyond_table(table, distance)) {
-      consumer.for_threads([&](int thread) {
-        const Pairs<false> at(thread, first_row(group, thread));
-        add_band_end(
-            p, pair, at, above_table(table, distance), [](const RowEnds<float>& ends) { return ends.key; },
-            products[thread]);
-      });
-    } else {
-      PerThread<Tile<1, kMmaColumns>> found;
-      const auto begin = [&](int block) {
-        begin_block_products<S, Width>(consumer, found, shared.query, group * kGroupEntries, shared.key_blocks, block);
-      };
-      const int low = low_block(pair.key_begin(), group);
-      if (relative.products_of != low) {
-        wait_for_products<0>(consumer, sums);
-        begin(low);
-        wait_for_products<0>(consumer, found);
-        put_block_products(consumer, found, shared.block_products, kept);
-      }
-      consumer.for_threads(
-          [&](int thread) { add_block_products(shared.block_products, kept, thread, false, products[thread]); });
-      wait_for_products<0>(consumer, sums);  // their left operands leave registers
-      begin(low + 1);
-      wait_for_products<0>(consumer, found);
-      put_block_products(consumer, found, shared.block_products, kept);
-      consumer.for_threads(
-          [&](int thread) { add_block_products(shared.block_products, kept, thread, true, products[thread]); });
-      relative.products_of = low + 1;
-    }
-    if (blocks) consumer.arrive(shared.key_blocks_empty);
-  }
-
-  // Weights as relative values are multiplied with them; where those are all the table's end, the sums of rows.
-  template <class Group>
-  SK_DEVICE void turn_weights(Group& consumer, const TilePair& pair, PerThread<PerRow<1>>& factors,
-                              PerThread<Products>& weights, Relative& relative) const {
-    Shared& shared = consumer.shared();
-    const RelativeTable& table = p.relative_value;
-    const int group = consumer.group();
-    if (!table) return;
-    const int64_t distance = pair.distance() - group * kTile;
-    const bool beyond = beyond_table(table, distance);
-    relative.value_blocks = meets_band(table, pair.distance());
-    relative.value_band = !beyond;
-    relative.weights_of = low_block(pair.key_begin(), group);
-    consumer.for_threads([&](int thread) {
-      EndSums& ends = relative.ends[thread];
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        ends.below[h] *= factors[thread].at[0][h];
-        ends.above[h] *= factors[thread].at[0][h];
-      }
-      if (beyond) ends.add(weights[thread], above_table(table, distance));
-    });
-    if (beyond) return;
-    rotate_weights<S>(consumer, weights, shared.rotated_weights, group * kTile * kTile, relative.low, relative.high);
-    settle(relative.low);
-    settle(relative.high);
-  }
-
-  template <class Group>
-  SK_DEVICE static void wait_for_value_blocks(Group& consumer, Relative& relative) {
-    if (!relative.value_blocks) return;
-    consumer.wait(consumer.shared().value_blocks_full, relative.value_parity);
-    relative.value_parity ^= 1;
   }
 
   // First of the rows of a thread's warp in the tile.
