@@ -75,6 +75,11 @@ OP_SUITE = {
         ["test_attention_oracle.py", "test_attention_memory_layout.py"],
         "not instruction_set",
     ),
+    "attention on warpgroups, relative tables": (
+        ["test_attention_oracle.py"],
+        # of every pair of arguments those with relative keys or values
+        "every_pair and (-key or -value or -all)",
+    ),
     "attention on tensor cores, refused": (
         ["test_attention_gradcheck.py"],
         "hold_anything or nothing_to_do",
@@ -120,7 +125,8 @@ def _run(family: str) -> subprocess.CompletedProcess[str]:
     environment = _host_environment() | {"SEO_KERNELS_TEST_SHARE": ATTENTION_SHARE}
     environment |= TENSOR_CORES if "tensor cores" in family else {}
     environment |= WARPGROUPS if "warpgroups" in family else {}
-    environment |= {"SEO_KERNELS_TEST_DIM_STEP": "8"} if family == "attention on warpgroups" else {}
+    environment |= {"SEO_KERNELS_TEST_DIM_STEP": "8"} if "attention on warpgroups" in family else {}
+    environment |= {"SEO_KERNELS_TEST_SHARE": "2"} if "relative tables" in family else {}
     environment |= {"SEO_KERNELS_TEST_SHARE": "1"} if family in SLOW else {}
     options = ("-q", "-x", "-p", "on_host", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", chosen)
     return subprocess.run(
@@ -148,15 +154,17 @@ def test_op_suite(family: str) -> None:
 
 TIER_QUESTION = """
 import sys, torch, on_host
-query = torch.zeros(1, 2, 70, int(sys.argv[2]), dtype=getattr(torch, sys.argv[1]))
-rest = ("dense", *[None] * 11, 0.0, 1.0, 0.0, 0)
+dim = int(sys.argv[2])
+query = torch.zeros(1, 2, 70, dim, dtype=getattr(torch, sys.argv[1]))
+tables = [torch.zeros(9, dim) if name in sys.argv[3:] else None for name in ("key", "value")]
+rest = ("dense", None, *tables, *[None] * 8, 0.0, 1.0, 0.0, 0)
 print(*torch.ops.seo_kernels.attention_tier(query, query, query, *rest), sep="|")
 """
 
 
-def _ask_for_tier(tier: str | None, dtype: str, dim: int) -> subprocess.CompletedProcess[str]:
+def _ask_for_tier(tier: str | None, dtype: str, dim: int, *tables: str) -> subprocess.CompletedProcess[str]:
     environment = _host_environment() | ({} if tier is None else {"SEO_KERNELS_TIER": tier})
-    command = [sys.executable, "-c", TIER_QUESTION, dtype, str(dim)]
+    command = [sys.executable, "-c", TIER_QUESTION, dtype, str(dim), *tables]
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
@@ -181,6 +189,24 @@ def test_choice_of_a_tier(tier: str | None, dtype: str, dim: int, chosen: str, r
     answer = done.stdout.strip().split("|")
     assert answer[:2] == [chosen, str(rows)]
     assert why in answer[2]
+
+
+@needs_host_library
+@pytest.mark.parametrize(
+    ("tables", "dim", "chosen"),
+    [
+        (("key",), 64, "sm90a"),
+        (("value",), 64, "sm90a"),
+        (("key", "value"), 128, "sm90a"),
+        (("key",), 256, "sm80"),
+    ],
+)
+def test_choice_of_a_tier_with_relative_tables(tables: tuple[str, ...], dim: int, chosen: str) -> None:
+    done = _ask_for_tier("sm90a", "bfloat16", dim, *tables)
+    assert done.returncode == 0, done.stderr[-2000:]
+    answer = done.stdout.strip().split("|")
+    assert answer[0] == chosen
+    assert ("sm90a refuses, relative keys and values" in answer[2]) is (chosen == "sm80")
 
 
 @needs_host_library

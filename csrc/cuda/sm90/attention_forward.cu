@@ -6,39 +6,48 @@
 //
 // Of a multiprocessor's 227 KiB of shared memory, and of a consumer thread's 232 registers, what takes most:
 //
-//   width                        64        128       128, changed scores  256
-//   keys of a step               128       128       64                   64
-//   queries, KiB                 16        32        32                   64
-//   keys and values, KiB         2 x 32    2 x 64    2 x 32               2 x 64
-//   sums + scores + weights      32+64+32  64+64+32  64+32+16             128+32+16
+//   width                        64        128       128, changed scores  256        128, relative tables
+//   keys of a step               128       128       64                   64         64
+//   queries, KiB                 16        32        32                   64         32
+//   keys and values, KiB         2 x 32    2 x 64    2 x 32               2 x 64     2 x 16 + 16
+//   sums + scores + weights      32+64+32  64+64+32  64+32+16             128+32+16  64+32+16
+//
+// Relative keys and values (band.h) take 96 KiB for blocks of both tables, 32 for the products of queries with those
+// of keys, 16 for rotated weights; a consumer's thread has 32 registers more for each of the latter two. Of values
+// there is one stage then.
 #include "cuda/attention/online_softmax.h"
 #include "cuda/attention/schedule.h"
 #include "cuda/sm90/attention.h"
 #include "cuda/sm90/attention_sources.h"
 #include "cuda/sm90/attention_steps.h"
+#include "cuda/sm90/relative_steps.h"
 
 namespace seo_kernels::cuda::sm90 {
 namespace {
 
 // Panels of a step: what changes scores takes the registers of one.
 constexpr int panels_at_once(int width, Scores scores) {
-  return width <= 64 || (width <= 128 && scores == Scores::kPlain) ? 2 : 1;
+  return scores != Scores::kRelative && (width <= 64 || (width <= 128 && scores == Scores::kPlain)) ? 2 : 1;
 }
 
 template <class S, int Width, Scores kScores>
 struct AttentionForwardWgmma {
   static constexpr int kConsumers = 2, kThreads = warpgroup_threads(kConsumers);
   static constexpr int kTileRows = kConsumers * kGroupRows;
+  static constexpr bool kRelative = kScores == Scores::kRelative;
   static constexpr int kPanels = panels_at_once(Width, kScores), kKeys = kPanels * kTile, kStages = 2;
+  static constexpr int kValueStages = kRelative && Width > 64 ? 1 : kStages;
   static constexpr int kGroupEntries = kGroupRows * Width, kStageEntries = kKeys * Width;
-  struct Shared {
+  struct Plain {
     SwizzledArray<S, kConsumers * kGroupEntries> query;  // a consumer's 64 rows, then the other's; later their outputs
-    SwizzledArray<S, kStages * kStageEntries> key, value;
+    SwizzledArray<S, kStages * kStageEntries> key;
+    SwizzledArray<S, kValueStages * kStageEntries> value;
     SharedArray<uint64_t, kPanels * kTileRows> words;  // what the pattern lets each query see
     Barrier query_full, key_full[kStages], key_empty[kStages], value_full[kStages], value_empty[kStages];
     Barrier cut;               // values of which key_lengths hides some rows are there
     Barrier turn[kConsumers];  // the consumer may begin products
   };
+  using Shared = std::conditional_t<kRelative, WithBands<S, Width, kConsumers, Plain>, Plain>;
   using Products = Tile<1, kPanels * kMmaColumns>;
   using Sums = Tile<1, Width / 8>;
   using Weights = PerThread<Fragment>[kKeys / kStep];
@@ -60,6 +69,7 @@ struct AttentionForwardWgmma {
         init_barrier(shared.key_empty[s], kConsumers * kGroupArrivals);
         init_barrier(shared.value_empty[s], kConsumers * kGroupArrivals);
       }
+      if constexpr (kRelative) shared.init_barriers();
     });
     const TilePlace at(p, schedule.at(block.index()));
     run_roles<kConsumers>(
@@ -67,6 +77,16 @@ struct AttentionForwardWgmma {
   }
 
  private:
+  struct Nothing {};
+  using Loads = std::conditional_t<kRelative, RelativeLoads<S, Width>, Nothing>;
+  using Relative = std::conditional_t<kRelative, RelativeSteps<S, Width>, Nothing>;
+
+  // Which stage of values belongs to a stage of keys.
+  SK_DEVICE static Ring<kStages> values_at(const Ring<kStages>& ring) {
+    if constexpr (kValueStages == kStages) return ring;
+    return {0, ring.stage};
+  }
+
   template <class Group>
   SK_DEVICE void produce(Group& producer, const TilePlace& at) const {
     Shared& shared = producer.shared();
@@ -80,16 +100,24 @@ struct AttentionForwardWgmma {
       }
     });
     Ring<kStages> ring;
+    Loads loads;
     bool more = steps.next();
     if (more) load_keys(producer, at, steps, ring);
+    if constexpr (kRelative) {
+      if (more) loads.load_keys(producer, p, at, steps.pairs[0]);
+    }
 #pragma unroll 1
     while (more) {
       const Steps<kPanels> now = steps;
-      const Ring<kStages> values = ring;
+      const Ring<kStages> values = values_at(ring);
       ring.advance();
       more = steps.next();
       if (more) load_keys(producer, at, steps, ring);
       load_values(producer, at, now, values);
+      if constexpr (kRelative) {
+        loads.load_values(producer, p, at, now.pairs[0]);
+        if (more) loads.load_keys(producer, p, at, steps.pairs[0]);
+      }
     }
   }
 
@@ -157,10 +185,12 @@ struct AttentionForwardWgmma {
     PerThread<SoftmaxRows<1>> rows;
     PerThread<PerRow<1>> factors;  // of what was summed before
     Weights weights;
+    Relative relative;
     consumer.for_threads([&](int thread) {
       sums[thread] = Sums{};
       rows[thread] = no_rows<1>();
     });
+    if constexpr (kRelative) relative.begin(consumer);
     consumer.wait(shared.query_full, 0);
     Ring<kStages> ring;
     int turn = group == 0;  // the first one's is given
@@ -171,26 +201,31 @@ struct AttentionForwardWgmma {
       begin_scores(consumer, ring.stage, products);
       wait_for_products<0>(consumer, products);
       consumer.arrive(shared.key_empty[ring.stage]);
+      if constexpr (kRelative) relative.add_keys(consumer, p, steps.pairs[0], products, sums);
       weigh(consumer, steps, products, rows, factors);
       narrow(consumer, products, weights);
+      if constexpr (kRelative) relative.take_weights(consumer, p, steps.pairs[0], factors, products);
       more = steps.next();
     }
 #pragma unroll 1
     while (more) {
-      const Ring<kStages> values = ring;
+      const Ring<kStages> values = values_at(ring);
       ring.advance();
       consumer.wait(shared.key_full[ring.stage], ring.parity);
       consumer.wait(shared.value_full[values.stage], values.parity);
+      if constexpr (kRelative) relative.wait_for_values(consumer);
       consumer.wait(shared.turn[group], turn);
       begin_scores(consumer, ring.stage, products);
-      begin_values(consumer, values.stage, weights, sums);
+      begin_values(consumer, values.stage, weights, relative, sums);
       consumer.arrive(shared.turn[1 - group]);
       turn ^= 1;
       wait_for_products<1>(consumer, products);
       consumer.arrive(shared.key_empty[ring.stage]);
+      if constexpr (kRelative) relative.add_keys(consumer, p, steps.pairs[0], products, sums);
       weigh(consumer, steps, products, rows, factors);
       wait_for_products<0>(consumer, sums);
       consumer.arrive(shared.value_empty[values.stage]);
+      if constexpr (kRelative) relative.release_values(consumer);
       consumer.for_threads([&](int thread) {
 #pragma unroll
         for (int n = 0; n < Width / 8; ++n) {
@@ -199,13 +234,17 @@ struct AttentionForwardWgmma {
         }
       });
       narrow(consumer, products, weights);
+      if constexpr (kRelative) relative.take_weights(consumer, p, steps.pairs[0], factors, products);
       more = steps.next();
     }
     if (any) {
-      consumer.wait(shared.value_full[ring.stage], ring.parity);
-      begin_values(consumer, ring.stage, weights, sums);
+      const Ring<kStages> values = values_at(ring);
+      consumer.wait(shared.value_full[values.stage], values.parity);
+      if constexpr (kRelative) relative.wait_for_values(consumer);
+      begin_values(consumer, values.stage, weights, relative, sums);
       wait_for_products<0>(consumer, sums);
     }
+    if constexpr (kRelative) relative.add_ends(consumer, p, steps.pairs[0], sums);
     finish(consumer, steps.pairs[0], rows, sums);
   }
 
@@ -223,9 +262,10 @@ struct AttentionForwardWgmma {
     commit_products(consumer);
   }
 
-  // sums += weights . values
+  // sums += weights . values, relative values too
   template <class Group>
-  SK_DEVICE void begin_values(Group& consumer, int stage, Weights& weights, PerThread<Sums>& sums) const {
+  SK_DEVICE void begin_values(Group& consumer, int stage, Weights& weights, Relative& relative,
+                              PerThread<Sums>& sums) const {
     begin_products(consumer, sums);
 #pragma unroll
     for (int k = 0; k < kKeys / kStep; ++k) {
@@ -233,6 +273,7 @@ struct AttentionForwardWgmma {
                                           column_operand<kKeys>(consumer.shared().value, stage * kStageEntries, 0, k),
                                           true);
     }
+    if constexpr (kRelative) relative.multiply_values(consumer, sums);
     commit_products(consumer);
   }
 
@@ -277,11 +318,15 @@ struct AttentionForwardWgmma {
 template <class F>
 void with_forward_kernel(const AttentionProblem& p, F f) {
   with_16_bits(p.dtype, [&](auto stored) {
-    using S = decltype(stored);
+    using S = std::remove_cvref_t<decltype(stored)>;
     with_width(width_of(p), [&](auto width) {
       constexpr int kWidth = decltype(width)::value;
-      if (scores_of(p) == Scores::kPlain)
-        return f(std::type_identity<AttentionForwardWgmma<S, kWidth, Scores::kPlain>>{});
+      const Scores scores = scores_of(p);
+      if (scores == Scores::kPlain) return f(std::type_identity<AttentionForwardWgmma<S, kWidth, Scores::kPlain>>{});
+      if constexpr (kWidth <= kWidestRelative) {
+        if (scores == Scores::kRelative)
+          return f(std::type_identity<AttentionForwardWgmma<S, kWidth, Scores::kRelative>>{});
+      }
       f(std::type_identity<AttentionForwardWgmma<S, kWidth, Scores::kModified>>{});
     });
   });
@@ -290,7 +335,8 @@ void with_forward_kernel(const AttentionProblem& p, F f) {
 }  // namespace
 
 std::string forward_refusal(const AttentionProblem& p) {
-  if (p.relative_key || p.relative_value) return "it has no relative keys and values";
+  if (scores_of(p) == Scores::kRelative && width_of(p) > kWidestRelative)
+    return "relative keys and values of heads of more than " + std::to_string(kWidestRelative) + " do not fit a block";
   return source_refusal(p);
 }
 
