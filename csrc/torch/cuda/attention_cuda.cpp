@@ -83,11 +83,13 @@ std::tuple<Tensor, Tensor> attention_forward(Tensor query, Tensor key, Tensor va
   cuda::attention_rows(p, nullptr, device.stream);
   if (choice.tier == Tier::kSimt) {
     cuda::attention_forward(p, device.stream);
-  } else if (choice.tier == Tier::kSm90a) {
-    cuda::sm90::attention_forward(p, device.stream);
   } else {
     const NarrowTables tables(p, query, device.stream);
-    cuda::sm80::attention_forward(p, device.stream);
+    if (choice.tier == Tier::kSm90a) {
+      cuda::sm90::attention_forward(p, device.stream);
+    } else {
+      cuda::sm80::attention_forward(p, device.stream);
+    }
   }
   return {out, lse};
 }
