@@ -13,7 +13,7 @@
 //   a ring of the other side's, KiB   32        64
 //   sums + products + their operands  64+64+32  64+64+32
 //   relative: stripes of tables, KiB  48        48
-//   what is read askew, KiB           64        64
+//   products and gradients, KiB       48        48
 #pragma once
 
 #include <cstdint>
@@ -86,11 +86,10 @@ struct AttentionGradientsWgmma {
   static constexpr int kConsumers = 2, kThreads = warpgroup_threads(kConsumers);
   static constexpr int kStages = met_stages(Width, kScores, kWanted), kStripes = stripe_stages(Width);
   static constexpr int kTileEntries = kTile * Width, kTileBytes = 2 * kTileEntries;
-  static constexpr int kStripeEntries = kStripeRows * Width;
   static constexpr int64_t kEnd = -1;  // in place of a number: no tile comes any more
   struct SharedStripes {
-    SwizzledArray<S, kStripes * kStripeEntries> stripes;
-    std::conditional_t<kOfKeys, Askew, AskewWithWeights<S>> askew[kConsumers];
+    BandRing<S, Width> stripes[kStripes];
+    std::conditional_t<kOfKeys, Rotated, RotatedWithWeights<S>> rotated[kConsumers];
     SharedArray<int, 2 * kStages> follows;  // each tile: whether a stripe of the values' table does, and of the keys'
     Barrier stripe_full[kStripes], stripe_empty[kStripes];
   };
@@ -248,10 +247,9 @@ struct AttentionGradientsWgmma {
       const int row = stripe_row(table, stripe_distance(met, at));
       const int head = table.per_head ? static_cast<int>(met.pair.head()) : 0;
       wait_alone(shared.stripe_empty[ring.stage], ring.parity ^ 1);
-      expect_bytes(full, 2 * kStripeEntries);
-      for (int n = 0; n < kStripeRows / kBoxRows; ++n) {
-        load_rows<kStripeRows, Width>(map, full, shared.stripes, ring.stage * kStripeEntries + n * kBoxEntries,
-                                      row + n * kBoxRows, head, 0);
+      expect_bytes(full, kBandBlocks * kTileBytes);
+      for (int n = 0; n < kBandBlocks; ++n) {
+        load_rows<kTile, Width>(map, full, shared.stripes[ring.stage], n * kTileEntries, row + n * kBoxRows, head, 0);
       }
     });
     ring.advance();
@@ -269,7 +267,6 @@ struct AttentionGradientsWgmma {
       sums[thread] = value_sums[thread] = Sums{};
       ends[thread] = {};
     });
-    if constexpr (kOfTable) clear_band_weights(consumer, shared.askew[group]);
     Met<kOfKeys> met(p, begin.batch, begin.head, begin.first + (more ? group : 0));
     int turn = 0;  // which facts are the pair's
     more = more && met.next();
@@ -316,10 +313,10 @@ struct AttentionGradientsWgmma {
         }
         commit_products(consumer);
         [[maybe_unused]] bool inside = false;  // whether the keys' table has rows for the pair, but for its ends
-        [[maybe_unused]] PerThread<Fragment> askew[kOfTable ? kBandSteps : 1];
+        [[maybe_unused]] RotatedWeights low, high;
         if constexpr (kOfTable) {
           inside = follows[0].key && !beyond_table(p.relative_key, met.pair.distance());
-          weigh_table(consumer, met.pair, gradients, inside, ends, askew);
+          weigh_table(consumer, met.pair, gradients, inside, ends, low, high);
         }
         more = met.next();
         turn ^= 1;
@@ -330,7 +327,7 @@ struct AttentionGradientsWgmma {
           wait_for_products<0>(consumer, sums);
         }
         if constexpr (kOfTable) {
-          if (inside) add_stripe(consumer, sums, askew, stripes);
+          if (inside) add_stripe(consumer, sums, low, high, stripes);
           if (follows[0].key) pass_stripe(consumer, stripes);
         }
       } else if constexpr (kRelative) {
@@ -403,12 +400,12 @@ struct AttentionGradientsWgmma {
     const RelativeTable& table = table_of<OfValue>(p);
     if (!table) return;
     Shared& shared = consumer.shared();
-    Askew& askew = shared.askew[consumer.group()];
+    Rotated& own = shared.rotated[consumer.group()];
     if (follows) {
       consumer.wait(shared.stripe_full[ring.stage], ring.parity);
       const auto multiply = [&](auto& queries, int tile) {
-        multiply_stripe<S, Width, kOfKeys>(consumer, queries, tile * kTileEntries, shared.stripes,
-                                           own_stripe(consumer, ring), askew);
+        multiply_stripe<S, Width, kOfKeys>(consumer, queries, tile * kTileEntries, shared.stripes[ring.stage],
+                                           own_block(consumer), own);
       };
       if (!beyond_table(table, pair.distance())) {
         if constexpr (kOfKeys) {
@@ -421,14 +418,13 @@ struct AttentionGradientsWgmma {
     }
     consumer.for_threads([&](int thread) {
       const Pairs<kOfKeys> at(thread, warp_row<1>(thread));
-      add_relative<OfValue>(table, pair.distance(), facts, askew, at, to[thread]);
+      add_relative<OfValue>(table, pair.distance(), facts, own, at, to[thread]);
     });
   }
-  // The entry where a consumer's rows begin.
+  // Of the stripe's, the first of the two that a consumer meets.
   template <class Group>
-  SK_DEVICE static int own_stripe(Group& consumer, const Ring<kStripes>& ring) {
-    const int tile = kOfKeys ? consumer.group() : kConsumers - 1 - consumer.group();
-    return ring.stage * kStripeEntries + tile * kBoxEntries;
+  SK_DEVICE static int own_block(Group& consumer) {
+    return kOfKeys ? consumer.group() : kConsumers - 1 - consumer.group();
   }
   template <class Group>
   SK_DEVICE static void pass_stripe(Group& consumer, Ring<kStripes>& ring) {
@@ -436,30 +432,25 @@ struct AttentionGradientsWgmma {
     ring.advance();
   }
 
-  // What the keys' table adds to dQ: at its ends and beyond, sums for the end; inside, scores' gradients lie askew.
+  // What the keys' table adds to dQ: at its ends and beyond, sums for the end; inside, scores' gradients are rotated.
   template <class Group>
   SK_DEVICE void weigh_table(Group& consumer, const TilePair& pair, PerThread<Pair>& gradients, bool inside,
-                             PerThread<EndSums>& ends, PerThread<Fragment> (&askew)[kBandSteps]) const {
+                             PerThread<EndSums>& ends, RotatedWeights& low, RotatedWeights& high) const {
     const RelativeTable& table = p.relative_key;
     if (!table) return;
     add_ends(consumer, table, pair.distance(), gradients, ends);
     if (!inside) return;
-    auto& own = consumer.shared().askew[consumer.group()];
-    consumer.sync_warp();  // those before are read
-    put_band_weights<S>(consumer, gradients, own);
-    consumer.sync_warp();
-    read_askew(consumer, own.weights, askew);
+    rotate_weights<S>(consumer, gradients, consumer.shared().rotated[consumer.group()].weights, 0, low, high);
+    settle(low);
+    settle(high);
   }
   template <class Group>
-  SK_DEVICE static void add_stripe(Group& consumer, PerThread<Sums>& sums, PerThread<Fragment> (&askew)[kBandSteps],
+  SK_DEVICE static void add_stripe(Group& consumer, PerThread<Sums>& sums, RotatedWeights& low, RotatedWeights& high,
                                    const Ring<kStripes>& ring) {
+    auto& stripe = consumer.shared().stripes[ring.stage];
     begin_products(consumer, sums);
-#pragma unroll
-    for (int k = 0; k < kBandSteps; ++k) {
-      multiply_operands<S, Major::kOuter>(
-          consumer, sums, 0, askew[k],
-          column_operand<kStripeRows>(consumer.shared().stripes, own_stripe(consumer, ring), 0, k), true);
-    }
+    multiply_block<S, Width>(consumer, sums, low, stripe, own_block(consumer));
+    multiply_block<S, Width>(consumer, sums, high, stripe, own_block(consumer) + 1);
     commit_products(consumer);
     wait_for_products<0>(consumer, sums);
   }

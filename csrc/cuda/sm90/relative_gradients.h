@@ -1,18 +1,16 @@
 // Relative tables in attention's backward on warpgroups. Before both tiles that a block's consumers have, the other
-// side's tile has 191 distances that follow each other: a stripe of a table's rows, which the producer copies once and
-// of which each consumer meets 127. Products of queries, or of gradients of outputs, with those are written to shared
-// memory and read askew. Rows at and beyond a table's ends are zeros in the stripe: those pairs take what
-// attention_rows made of the ends.
+// side's tile has 191 distances that follow each other: a stripe of a table's rows, three of the blocks of band.h,
+// which the producer copies at once and of which each consumer meets two. Rows at and beyond a table's ends are zeros
+// there: those pairs take what attention_rows made of the ends.
 #pragma once
 
 #include "cuda/sm80/differentiate.h"
 #include "cuda/sm90/attention_sources.h"
+#include "cuda/sm90/band.h"
 
 namespace seo_kernels::cuda::sm90 {
 
-constexpr int kStripeRows = 3 * kTile;
-constexpr int kAskewLd = kBandColumns + 3;     // the least that spreads a column over banks as well as any
-constexpr int kBandSteps = kBandRows / kStep;  // of a product with a consumer's part of a stripe
+constexpr int kStripeRows = kBandBlocks * kTile;
 
 struct RelativeRowFacts : RowFacts {
   SharedArray<float, 4 * kTile> ends;  // RowEnds of each query
@@ -63,18 +61,18 @@ inline CopySource stripe_source(const AttentionProblem& p, const RelativeTable& 
           {1, ld, head, heads * head}};
 }
 
-// What each consumer has of its own.
-struct Askew {
-  SharedArray<float, kTile * kAskewLd> products;  // (query, column), as band_column says
+// What each consumer has of its own: products with its part of a stripe, and scores' gradients, rotated.
+struct Rotated {
+  SharedArray<float, kTile * kTile> products;
 };
 template <class S>
-struct AskewWithWeights : Askew {
-  SharedArray<S, kTile * kWeightLd> weights;  // the same; zeros wherever no key is
+struct RotatedWithWeights : Rotated {
+  SharedArray<S, kTile * kTile> weights;
 };
 
-// A tile's pairs lie in rows of queries, each of one warp, or turned.
+// Rows of queries are a warp's own, or, turned, read by all.
 template <bool Turned, class Group>
-SK_DEVICE inline void sync_askew(Group& group) {
+SK_DEVICE inline void sync_products(Group& group) {
   if constexpr (Turned) {
     group.sync();
   } else {
@@ -82,46 +80,39 @@ SK_DEVICE inline void sync_askew(Group& group) {
   }
 }
 
-// The products of a tile of queries, which begins at entry left_first, with a consumer's part of a stripe, which
-// begins at entry `first`: half of it at a time.
-template <class S, int Width, bool Turned, class Group, class Left, class Stripes>
-SK_DEVICE void multiply_stripe(Group& group, Left& left, int left_first, Stripes& stripes, int first, Askew& askew) {
-  sync_askew<Turned>(group);  // products before are read
+// The products of a tile of queries, which begins at entry left_entry, with two blocks of a stripe. Of each block's, a
+// query needs the rows that the other's leaves out: they share a matrix.
+template <class S, int Width, bool Turned, class Group, class Left, class Stripe>
+SK_DEVICE void multiply_stripe(Group& group, Left& left, int left_entry, Stripe& stripe, int low_block, Rotated& to) {
+  sync_products<Turned>(group);  // those before are read
 #pragma unroll 1
-  for (int half = 0; half < 2; ++half) {
+  for (int high = 0; high < 2; ++high) {
     PerThread<Tile<1, kMmaColumns>> products;
-    begin_products(group, products);
-#pragma unroll
-    for (int k = 0; k < Width / kStep; ++k) {
-      multiply_operands<S, Major::kInner, Major::kInner>(group, products, 0, row_operand<kTile>(left, left_first, 0, k),
-                                                         row_operand<kStripeRows>(stripes, first, half * kTile, k),
-                                                         k > 0);
-    }
-    commit_products(group);
+    begin_block_products<S, Width>(group, products, left, left_entry, stripe, low_block + high);
     wait_for_products<0>(group, products);
     group.for_threads([&](int thread) {
+      compute_anew_from(thread);  // places take registers
       const Lane lane(thread);
-      const int begin = half * kTile - band_row(thread);  // of the warp's columns
 #pragma unroll
       for (int n = 0; n < kMmaColumns; ++n) {
-        if (begin + 8 * n < 0 || begin + 8 * n >= kBandColumns) continue;
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          const int row = warp_row<1>(thread) + lane.row + e / 2 * 8;
-          askew.products[row * kAskewLd + begin + 8 * n + lane.column + e % 2] = products[thread].at[0][n].at[e];
+          const int query = warp_row<1>(thread) + lane.row + e / 2 * 8, row = 8 * n + lane.column + e % 2;
+          const bool is_high = query + row < kTile - 1;
+          if (is_high == (high == 1)) to.products[product_place(query, row)] = products[thread].at[0][n].at[e];
         }
       }
     });
   }
-  sync_askew<Turned>(group);
+  sync_products<Turned>(group);
 }
 
-// Adds to a tile what the table does: products read askew inside (-R, R), and elsewhere the ends'.
+// Adds to a tile what the table does: products with a stripe inside (-R, R), and elsewhere the ends'.
 template <bool OfValue, bool Turned>
-SK_DEVICE inline void add_relative(const RelativeTable& table, int64_t distance, RelativeRowFacts& facts, Askew& askew,
+SK_DEVICE inline void add_relative(const RelativeTable& table, int64_t distance, RelativeRowFacts& facts, Rotated& own,
                                    Pairs<Turned> at, Tile<1, kMmaColumns>& to) {
   const auto inside = [&](int query, int key) -> float {
-    return askew.products[query * kAskewLd + band_column(query, key)];
+    return own.products[product_place(query, rotated(query, key))];
   };
   if (within_table(table, distance)) {
 #pragma unroll
@@ -168,28 +159,6 @@ SK_DEVICE void add_ends(Group& group, const RelativeTable& table, int64_t distan
     const Pairs<false> at(thread, warp_row<1>(thread));
     ends[thread].add_outside(weights[thread], at, distance, table.max_distance);
   });
-}
-
-// Weights that lie askew, as the left operand of their product with a consumer's part of a stripe: a warp's are zeros
-// but for 80 of the 128 columns.
-template <class Group, class Memory>
-SK_DEVICE void read_askew(Group& group, Memory& weights, PerThread<Fragment> (&left)[kBandSteps]) {
-  const auto step_of = [](int thread, int k) { return k - band_row(thread) / kStep; };
-#pragma unroll
-  for (int k = 0; k < kBandSteps; ++k) {
-    read_matrices<false>(
-        group, weights, [&](int thread) -> Fragment& { return left[k][thread]; },
-        [&](int thread) {
-          const int lane = thread % kWarp, step = step_of(thread, k), last = kBandColumns / kStep - 1;
-          const int there = step < 0 ? 0 : step > last ? last : step;
-          return (warp_row<1>(thread) + lane % 16) * kWeightLd + kStep * there + lane / 16 * 8;
-        });
-    group.for_threads([&](int thread) {
-      const int step = step_of(thread, k);
-      if (step < 0 || step >= kBandColumns / kStep) left[k][thread] = Fragment{};
-    });
-  }
-  settle(left);
 }
 
 }  // namespace seo_kernels::cuda::sm90
