@@ -4,7 +4,7 @@
 // consumer that does not meet it leaves it to the other. Of keys, scores and their gradients are made turned, rows of
 // keys, so that they feed the sums for values and keys out of registers. Gradients of what queries share come from
 // other kernels. Where there are relative tables, each tile is followed by a stripe of the values' and of the keys'
-// table, in a ring of their own, if any of its rows can be met.
+// table, in a ring of their own, where any of its rows can be met.
 //
 // Of a multiprocessor's 227 KiB of shared memory, and of a consumer thread's 232 registers, what takes most:
 //
@@ -12,77 +12,23 @@
 //   tiles that stay, KiB              32        64
 //   a ring of the other side's, KiB   32        64
 //   sums + products + their operands  64+64+32  64+64+32
-//   relative: stripes of tables, KiB  48        48
-//   products and gradients, KiB       48        48
+//
+// Beside relative tables, whose stripes take 48 KiB and what is rotated of them 32 to 48, the ring of dQ of a width of
+// 128 has one stage.
 #pragma once
 
-#include <cstdint>
-
-#include "cuda/sm90/attention_steps.h"
+#include "cuda/sm90/gradient_tiles.h"
 #include "cuda/sm90/relative_gradients.h"
 
 namespace seo_kernels::cuda::sm90 {
 
-enum class Wanted { kQuery, kKey, kValue, kKeyAndValue };
-
-// Whether a thread has registers for the sums of dK and dV at once; otherwise they take a launch each.
-constexpr bool both_at_once(int width) { return width <= 64; }
-
-// Tiles of the other side at once: two, but where wide heads' dQ shares the room with tables.
-constexpr int met_stages(int width, Scores scores, Wanted wanted) {
-  return scores == Scores::kRelative && width > 64 && wanted == Wanted::kQuery ? 1 : 2;
-}
-
-// Stripes at once: of both tables where heads are narrow.
-constexpr int stripe_stages(int width) { return width <= 64 ? 2 : 1; }
-
-// The tiles that a panel of keys, or a tile of queries, meets: one after the other, numbered in ascending order.
-template <bool OfKeys>
-class Met {
- public:
-  TilePair pair;
-
-  // head: of keys or of queries; own: the panel, or the tile
-  SK_DEVICE Met(const AttentionParams& p, int batch, int head, int own)
-      : pair(p), cursor_(cursor(p, pair, batch, head, own)), key_head_(OfKeys ? head : head / group_of(p)) {}
-  SK_DEVICE bool next() { return cursor_.next(pair); }
-  SK_DEVICE int64_t number(const AttentionParams& p) const {
-    if constexpr (OfKeys) {
-      return pair.head() * p.plan.tiles + pair.tile();
-    } else {
-      return cursor_.panel();
-    }
-  }
-  // Of the tile that is met, in its tensors.
-  SK_DEVICE int row() const { return static_cast<int>(OfKeys ? pair.row_begin() : pair.key_begin()); }
-  SK_DEVICE int head() const { return OfKeys ? static_cast<int>(pair.head()) : key_head_; }
-
- private:
-  using Cursor = std::conditional_t<OfKeys, TileCursor, PanelCursor>;
-
-  SK_DEVICE static Cursor cursor(const AttentionParams& p, TilePair& pair, int batch, int head, int own) {
-    pair.set_queries(batch, OfKeys ? head * group_of(p) : head, own);
-    if constexpr (OfKeys) {
-      return TileCursor(p.plan, pair, own, head * group_of(p), (head + 1) * group_of(p));
-    } else {
-      return PanelCursor(p.plan, head, own);
-    }
-  }
-
-  Cursor cursor_;
-  int key_head_;
-};
-
 struct Nothing {};
-struct Follows {
-  bool value, key;
-};
 
 template <class S, int Width, Scores kScores, Wanted kWanted>
 struct AttentionGradientsWgmma {
   static constexpr bool kOfKeys = kWanted != Wanted::kQuery, kBoth = kWanted == Wanted::kKeyAndValue;
   static constexpr bool kOfValues = kWanted == Wanted::kValue, kRelative = kScores == Scores::kRelative;
-  static constexpr bool kOfTable = kRelative && !kOfKeys;  // dQ, of keys' table too
+  static constexpr bool kOfTable = kRelative && !kOfKeys;  // the keys' table is part of dQ
   static constexpr int kConsumers = 2, kThreads = warpgroup_threads(kConsumers);
   static constexpr int kStages = met_stages(Width, kScores, kWanted), kStripes = stripe_stages(Width);
   static constexpr int kTileEntries = kTile * Width, kTileBytes = 2 * kTileEntries;
@@ -273,7 +219,6 @@ struct AttentionGradientsWgmma {
     if (more) write_facts(consumer, met.pair, shared.facts[group][turn]);
     consumer.wait(shared.own_full, 0);
     PerThread<int64_t> number;
-    [[maybe_unused]] PerThread<Follows> follows;
     Ring<kStages> ring;
     [[maybe_unused]] Ring<kStripes> stripes;
 #pragma unroll 1
@@ -281,20 +226,14 @@ struct AttentionGradientsWgmma {
       consumer.wait(shared.met_full[ring.stage], ring.parity);
       consumer.for_threads([&](int thread) { number[thread] = shared.number[ring.stage]; });
       if (number[0] == kEnd) break;
-      if constexpr (kRelative) {
-        consumer.for_threads([&](int thread) {
-          const int first = 2 * ring.stage;
-          follows[thread] = {shared.follows[first] != 0, shared.follows[first + 1] != 0};
-        });
-      }
       if (more && number[0] == met.number(p)) {
         consumer.sync();  // facts are there, those before are read
         PerThread<Pair> products, gradients;
         multiply(consumer, ring.stage, products, gradients);
         if constexpr (kRelative) {
           RelativeRowFacts& facts = shared.facts[group][turn];
-          if (!kOfValues) add_table<true>(consumer, met.pair, ring.stage, facts, follows[0].value, stripes, gradients);
-          add_table<false>(consumer, met.pair, ring.stage, facts, follows[0].key, stripes, products);
+          if (!kOfValues) add_table<true>(consumer, met.pair, ring.stage, facts, stripes, gradients);
+          add_table<false>(consumer, met.pair, ring.stage, facts, stripes, products);
         }
         differentiate(consumer, met.pair, shared.facts[group][turn], products, gradients);
         Operands weights, slopes;
@@ -315,7 +254,7 @@ struct AttentionGradientsWgmma {
         [[maybe_unused]] bool inside = false;  // whether the keys' table has rows for the pair, but for its ends
         [[maybe_unused]] RotatedWeights low, high;
         if constexpr (kOfTable) {
-          inside = follows[0].key && !beyond_table(p.relative_key, met.pair.distance());
+          inside = follows<false>(consumer, ring.stage) && !beyond_table(p.relative_key, met.pair.distance());
           weigh_table(consumer, met.pair, gradients, inside, ends, low, high);
         }
         more = met.next();
@@ -328,14 +267,11 @@ struct AttentionGradientsWgmma {
         }
         if constexpr (kOfTable) {
           if (inside) add_stripe(consumer, sums, low, high, stripes);
-          if (follows[0].key) pass_stripe(consumer, stripes);
+          if (follows<false>(consumer, ring.stage)) pass_stripe(consumer, stripes);
         }
       } else if constexpr (kRelative) {
-        for (const bool one : {follows[0].value, follows[0].key}) {
-          if (!one) continue;
-          consumer.wait(shared.stripe_full[stripes.stage], stripes.parity);
-          pass_stripe(consumer, stripes);
-        }
+        leave_stripe<true>(consumer, ring.stage, stripes);
+        leave_stripe<false>(consumer, ring.stage, stripes);
       }
       consumer.arrive(shared.met_empty[ring.stage]);
       ring.advance();
@@ -393,15 +329,34 @@ struct AttentionGradientsWgmma {
                                                        row_operand<kTile>(other, stage * kTileEntries, 0, k), k > 0);
   }
 
-  // What a relative table adds to products, or to gradients of weights. follows: whether its stripe does.
+  // Whether a tile is followed by a stripe of the values' table, or of the keys'.
   template <bool OfValue, class Group>
-  SK_DEVICE void add_table(Group& consumer, const TilePair& pair, int stage, RelativeRowFacts& facts, bool follows,
+  SK_DEVICE static bool follows(Group& consumer, int stage) {
+    PerThread<int> follows;
+    consumer.for_threads([&](int thread) { follows[thread] = consumer.shared().follows[2 * stage + !OfValue]; });
+    return follows[0] != 0;
+  }
+  template <class Group>
+  SK_DEVICE static void pass_stripe(Group& consumer, Ring<kStripes>& ring) {
+    consumer.arrive(consumer.shared().stripe_empty[ring.stage]);
+    ring.advance();
+  }
+  template <bool OfValue, class Group>
+  SK_DEVICE static void leave_stripe(Group& consumer, int stage, Ring<kStripes>& ring) {
+    if (!follows<OfValue>(consumer, stage)) return;
+    consumer.wait(consumer.shared().stripe_full[ring.stage], ring.parity);  // or it would pass one twice
+    pass_stripe(consumer, ring);
+  }
+
+  // What a relative table adds to products, or to gradients of weights.
+  template <bool OfValue, class Group>
+  SK_DEVICE void add_table(Group& consumer, const TilePair& pair, int stage, RelativeRowFacts& facts,
                            Ring<kStripes>& ring, PerThread<Pair>& to) const {
     const RelativeTable& table = table_of<OfValue>(p);
     if (!table) return;
     Shared& shared = consumer.shared();
     Rotated& own = shared.rotated[consumer.group()];
-    if (follows) {
+    if (follows<OfValue>(consumer, stage)) {
       consumer.wait(shared.stripe_full[ring.stage], ring.parity);
       const auto multiply = [&](auto& queries, int tile) {
         multiply_stripe<S, Width, kOfKeys>(consumer, queries, tile * kTileEntries, shared.stripes[ring.stage],
@@ -425,11 +380,6 @@ struct AttentionGradientsWgmma {
   template <class Group>
   SK_DEVICE static int own_block(Group& consumer) {
     return kOfKeys ? consumer.group() : kConsumers - 1 - consumer.group();
-  }
-  template <class Group>
-  SK_DEVICE static void pass_stripe(Group& consumer, Ring<kStripes>& ring) {
-    consumer.arrive(consumer.shared().stripe_empty[ring.stage]);
-    ring.advance();
   }
 
   // What the keys' table adds to dQ: at its ends and beyond, sums for the end; inside, scores' gradients are rotated.
@@ -460,7 +410,11 @@ struct AttentionGradientsWgmma {
                                PerThread<Pair>& gradients) const {
     PerThread<MmaBits> kept;
     if constexpr (kScores != Scores::kPlain) {
-      if (p.dropout) kept_pairs<kOfKeys>(consumer, p, pair, warp_row<1>, kept);
+      const auto first_row = [](int thread) {
+        if constexpr (kRelative) compute_anew_from(thread);  // there are no registers to keep it in
+        return warp_row<1>(thread);
+      };
+      if (p.dropout) kept_pairs<kOfKeys>(consumer, p, pair, first_row, kept);
     }
     consumer.for_threads([&](int thread) {
       const Pairs<kOfKeys> at(thread, warp_row<1>(thread));

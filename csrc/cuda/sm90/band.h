@@ -21,20 +21,16 @@ constexpr int kBandBlocks = 3;  // of which two panels' worth of queries meet al
 template <class S, int Width>
 using BandRing = SwizzledArray<S, kBandBlocks * kTile * Width>;
 
-SK_DEVICE inline int panel_of(const TilePair& pair) { return static_cast<int>(pair.key_begin()) / kTile; }
-SK_DEVICE inline int low_block(const TilePair& pair, int part) { return panel_of(pair) + 1 - part; }
+SK_DEVICE inline int low_block(int64_t key_begin, int part) { return static_cast<int>(key_begin) / kTile + 1 - part; }
 
 template <int Width>
 SK_DEVICE inline int block_entry(int block) {
   return block % kBandBlocks * (kTile * Width);
 }
 
-// Of the `part`-th 64 queries of a tile.
-SK_DEVICE inline int64_t part_distance(const TilePair& pair, int part) { return pair.distance() - part * kTile; }
-
-// Whether any of the 128 queries of a tile meets, before a panel, what lies within the table.
-SK_DEVICE inline bool meets_band(const RelativeTable& table, const TilePair& pair) {
-  return table && !below_table(table, part_distance(pair, 0)) && !above_table(table, part_distance(pair, 1));
+// Whether any of the 128 queries of a tile, `distance` before a panel's first key, meets what lies within the table.
+SK_DEVICE inline bool meets_band(const RelativeTable& table, int64_t distance) {
+  return table && !below_table(table, distance) && !above_table(table, distance - kTile);
 }
 
 // Which blocks are in a ring: those of the panel that came last. Panels come in order.
@@ -42,27 +38,28 @@ struct BandFilling {
   int panel = -kBandBlocks, parity = 0;
 };
 
-// Brings the blocks of a tile of 128 queries that the ring lacks. Distances beyond the table have its first or last
-// row. An arrival comes before they are read.
+// Brings the blocks of a head's tile of 128 queries that the ring lacks. Distances beyond the table have its first or
+// last row. An arrival comes before they are read.
 template <class S, int Width, class Group, class Memory>
 SK_DEVICE inline void bring_blocks(Group& producer, Memory& ring, const RelativeTable& table, const void* narrow,
-                                   const TilePair& pair, BandFilling& filling, int width) {
+                                   int head, int64_t key_begin, int64_t distance, BandFilling& filling, int width) {
   constexpr int piece = 8, pieces = Width / piece, apart = kGroupThreads / pieces;
-  const int panel = panel_of(pair), there = filling.panel + kBandBlocks - panel;
+  const int panel = static_cast<int>(key_begin) / kTile, there = filling.panel + kBandBlocks - panel;
   filling.panel = panel;
-  const int ld = static_cast<int>(narrow_ld(width));
-  const S* head = static_cast<const S*>(narrow) + (table.per_head ? pair.head() * table.rows() * ld : 0);
   producer.for_threads([&](int thread) {
-    const int column = thread % pieces * piece;
+    compute_anew_from(thread);  // the producer has few registers
+    const int ld = static_cast<int>(narrow_ld(width)), column = thread % pieces * piece;
     const bool inside = column < ld;
+    const S* from = static_cast<const S*>(narrow) + (table.per_head ? head * table.rows() * ld : 0);
+    if (inside) from += column;
 #pragma unroll 1
     for (int n = there > 0 ? there : 0; n < kBandBlocks; ++n) {
-      const int first = block_entry<Width>(panel + n);
-      const int64_t distance = pair.distance() + (n - 1) * kTile - (kTile - 1);
+      int to = block_entry<Width>(panel + n) + panel_place<kTile>(thread / pieces, column);
+      const int64_t first = distance + (n - 1) * kTile - (kTile - 1);
 #pragma unroll 1
       for (int row = thread / pieces; row < kTile; row += apart) {
-        const S* from = head + relative_index(distance + row, table.max_distance) * ld;
-        begin_copy(ring, first + panel_place<kTile>(row, column), inside ? from + column : head, inside);
+        begin_copy(ring, to, from + relative_index(first + row, table.max_distance) * ld, inside);
+        to += apart * kPanel;  // rows 8 apart have their pieces in the same order
       }
     }
   });
@@ -89,9 +86,7 @@ SK_DEVICE inline void begin_block_products(Group& group, PerThread<Tile<1, kMmaC
 SK_DEVICE inline int rotated(int query, int key) { return (key - query - 1) & (kTile - 1); }
 
 // Where a block's products lie: as threads hold them, their entries fall into different banks.
-SK_DEVICE inline int product_place(int query, int row) {
-  return (query * kTile + query % 4 * 8 + query / 4 % 2) ^ row;
-}
+SK_DEVICE inline int product_place(int query, int row) { return (query * kTile + query % 4 * 8 + query / 4 % 2) ^ row; }
 
 // Of each warp's own queries, which read them alone.
 template <class Group, class Memory>

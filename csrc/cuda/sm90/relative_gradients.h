@@ -81,7 +81,7 @@ SK_DEVICE inline void sync_products(Group& group) {
 }
 
 // The products of a tile of queries, which begins at entry left_entry, with two blocks of a stripe. Of each block's, a
-// query needs the rows that the other's leaves out: they share a matrix.
+// query needs the rows that the other's leaves out: the high one's replace them.
 template <class S, int Width, bool Turned, class Group, class Left, class Stripe>
 SK_DEVICE void multiply_stripe(Group& group, Left& left, int left_entry, Stripe& stripe, int low_block, Rotated& to) {
   sync_products<Turned>(group);  // those before are read
@@ -93,13 +93,14 @@ SK_DEVICE void multiply_stripe(Group& group, Left& left, int left_entry, Stripe&
     group.for_threads([&](int thread) {
       compute_anew_from(thread);  // places take registers
       const Lane lane(thread);
+      const int end = high ? kTile - 1 : 2 * kTile;  // of query + row
 #pragma unroll
       for (int n = 0; n < kMmaColumns; ++n) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           const int query = warp_row<1>(thread) + lane.row + e / 2 * 8, row = 8 * n + lane.column + e % 2;
-          const bool is_high = query + row < kTile - 1;
-          if (is_high == (high == 1)) to.products[product_place(query, row)] = products[thread].at[0][n].at[e];
+          if (query + row >= end) continue;
+          to.products[product_place(query, row)] = products[thread].at[0][n].at[e];
         }
       }
     });
