@@ -162,16 +162,17 @@ class Backward {
   void run_on_tensor_cores(Tier tier, cuda::Stream stream) {
     cuda::AttentionBackwardParams rest = p_;  // what queries share, but for relative keys' and values' tables
     rest.grad_query = {};
+    rest.slot_relative_key = rest.slot_relative_value = nullptr;
+    const NarrowTables tables(p_, a_.query, stream);
     if (tier == Tier::kSm90a) {
       if (p_.grad_key || p_.grad_value) cuda::sm90::attention_key_gradients(p_, stream);
       if (p_.grad_query) cuda::sm90::attention_query_gradients(p_, stream);
     } else {
-      const NarrowTables tables(p_, a_.query, stream);
       if (p_.grad_key || p_.grad_value) cuda::sm80::attention_key_gradients(p_, stream);
       if (p_.grad_query) cuda::sm80::attention_query_gradients(p_, stream);
-      if (p_.slot_relative_key || p_.slot_relative_value) cuda::sm80::attention_table_gradients(p_, stream);
-      rest.slot_relative_key = rest.slot_relative_value = nullptr;
     }
+    // the tables' own are sm80's in either tier: sums in slots, whose number does not depend on the kernels
+    if (p_.slot_relative_key || p_.slot_relative_value) cuda::sm80::attention_table_gradients(p_, stream);
     if (rest.wants_tables()) cuda::attention_query_gradients(rest, stream);
   }
 

@@ -13,7 +13,8 @@ std::string why(const TierDecision& decision) {
   const std::string refusals = decision.refusals.empty() ? "" : ", " + decision.refusals;
   if (decision.tier != Tier::kSimt) {
     return name + ": " + variable + " asks for tensor cores" + refusals +
-           "; gradients of biases, slopes, sinks and masks are simt's";
+           "; gradients of biases, slopes, sinks and masks are simt's, those of relative keys' and values' tables "
+           "sm80's";
   }
   if (!decision.refusals.empty()) return name + ": " + decision.refusals;
   return name + ": tensor cores (sm80, sm90a) serve where " + variable + "=sm80 or sm90a asks for them";

@@ -1,0 +1,61 @@
+// What a block of attention's backward on warpgroups makes, how many tiles it has in shared memory, and which it meets.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/sm80/widths.h"
+#include "cuda/sm90/attention_steps.h"
+
+namespace seo_kernels::cuda::sm90 {
+
+enum class Wanted { kQuery, kKey, kValue, kKeyAndValue };
+
+// Whether a thread has registers for the sums of dK and dV at once; otherwise they take a launch each.
+constexpr bool both_at_once(int width) { return width <= 64; }
+
+// Tiles of the other side at once.
+constexpr int met_stages(int width, Scores scores, Wanted wanted) {
+  return scores == Scores::kRelative && width > 64 && wanted == Wanted::kQuery ? 1 : 2;
+}
+
+// Stripes at once: of both tables where heads are narrow.
+constexpr int stripe_stages(int width) { return width <= 64 ? 2 : 1; }
+
+// The tiles that a panel of keys, or a tile of queries, meets: one after the other, numbered in ascending order.
+template <bool OfKeys>
+class Met {
+ public:
+  TilePair pair;
+
+  // head: of keys or of queries; own: the panel, or the tile
+  SK_DEVICE Met(const AttentionParams& p, int batch, int head, int own)
+      : pair(p), cursor_(cursor(p, pair, batch, head, own)), key_head_(OfKeys ? head : head / group_of(p)) {}
+  SK_DEVICE bool next() { return cursor_.next(pair); }
+  SK_DEVICE int64_t number(const AttentionParams& p) const {
+    if constexpr (OfKeys) {
+      return pair.head() * p.plan.tiles + pair.tile();
+    } else {
+      return cursor_.panel();
+    }
+  }
+  // Of the tile that is met, in its tensors.
+  SK_DEVICE int row() const { return static_cast<int>(OfKeys ? pair.row_begin() : pair.key_begin()); }
+  SK_DEVICE int head() const { return OfKeys ? static_cast<int>(pair.head()) : key_head_; }
+
+ private:
+  using Cursor = std::conditional_t<OfKeys, TileCursor, PanelCursor>;
+
+  SK_DEVICE static Cursor cursor(const AttentionParams& p, TilePair& pair, int batch, int head, int own) {
+    pair.set_queries(batch, OfKeys ? head * group_of(p) : head, own);
+    if constexpr (OfKeys) {
+      return TileCursor(p.plan, pair, own, head * group_of(p), (head + 1) * group_of(p));
+    } else {
+      return PanelCursor(p.plan, head, own);
+    }
+  }
+
+  Cursor cursor_;
+  int key_head_;
+};
+
+}  // namespace seo_kernels::cuda::sm90
