@@ -31,9 +31,17 @@ size_t kept_at_first() {
 // The memory of results that nothing uses any more, of all threads.
 class FreedResults {
  public:
+  // No data where there is no memory, even without what was kept.
   Block take(size_t bytes) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    return blocks_.take(bytes);
+    try {
+      return blocks_.take(bytes);
+    } catch (const std::bad_alloc&) {
+      const size_t most = blocks_.most();
+      blocks_.keep(0);
+      blocks_.keep(most);
+      return {};
+    }
   }
 
   void give_back(const Block& block) {
@@ -97,18 +105,24 @@ int64_t keep_freed_results(int64_t bytes) {
 
 Tensor make_tensor(const Tensor& like, const std::vector<int64_t>& shape, ScalarType type, bool zero) {
   const torch::headeronly::IntHeaderOnlyArrayRef sizes(shape.data(), shape.size());
+  const auto by_torch = [&] {
+    return zero ? torch::stable::new_zeros(like, sizes, type) : torch::stable::new_empty(like, sizes, type);
+  };
   size_t bytes = size_of(type);
-  for (const int64_t size : shape) bytes *= static_cast<size_t>(size);
-  if (bytes < kLeast || FreedResults::all().most() == 0) {
-    if (zero) return torch::stable::new_zeros(like, sizes, type);
-    const Tensor tensor = torch::stable::new_empty(like, sizes, type);
-    cpu::advise_huge_pages(tensor.data_ptr(), bytes);
+  for (const int64_t size : shape) {
+    if (__builtin_mul_overflow(bytes, static_cast<size_t>(size), &bytes)) return by_torch();  // an error that says so
+  }
+  if (bytes < kLeast) return by_torch();
+  Block block;
+  if (FreedResults::all().most() > 0) block = FreedResults::all().take(bytes);
+  if (!block.data) {
+    const Tensor tensor = by_torch();
+    if (!zero) cpu::advise_huge_pages(tensor.data_ptr(), bytes);
     return tensor;
   }
+  if (zero) std::memset(block.data, 0, bytes);
   std::vector<int64_t> strides(shape.size(), 1);
   for (size_t n = shape.size(); n-- > 1;) strides[n - 1] = strides[n] * shape[n];
-  const Block block = FreedResults::all().take(bytes);
-  if (zero) std::memset(block.data, 0, bytes);
   return torch::stable::from_blob(
       block.data, sizes, torch::headeronly::IntHeaderOnlyArrayRef(strides.data(), strides.size()), like.device(), type,
       [bytes = block.bytes](void* data) { FreedResults::all().give_back({data, bytes}); });

@@ -76,6 +76,14 @@ def test_zeros_are_zeros_in_used_memory() -> None:
     assert not weight.grad.any()
 
 
+@pytest.mark.parametrize("rows", [1 << 24, 1 << 39], ids=["too large", "beyond 64 bits"])
+def test_a_result_that_no_memory_holds(rows: int) -> None:
+    weight = torch.zeros(1, 1).expand(rows, 1)
+    with pytest.raises(RuntimeError, match="new_empty"):  # torch's own error
+        sk.linear(torch.zeros(1, 1).expand(1 << 24, 1), weight)
+    assert (result(1) == 1).all()
+
+
 def test_results_of_many_threads() -> None:
     wrong: list[float] = []
 
