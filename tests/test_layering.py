@@ -41,7 +41,17 @@ PYTHON_LAYERS: dict[str, set[str]] = {
     "integrations": {*OPS, "nn", "seo_kernels", "_extras"},
     "training": {*OPS, "nn", "models", "diagnostics", "seo_kernels", "_extras"},
     "examples": {*OPS, "nn", "models", "diagnostics", "training", "seo_kernels", "_extras"},
-    "benchmark": {*OPS, "nn", "models", "diagnostics", "training", "reference", "seo_kernels", "_extras"},
+    "benchmark": {
+        *OPS,
+        "nn",
+        "models",
+        "diagnostics",
+        "training",
+        "integrations",
+        "reference",
+        "seo_kernels",
+        "_extras",
+    },
     "demo": {*OPS, "nn", "models", "diagnostics", "training", "seo_kernels", "_extras"},
     "cli": {
         *OPS,

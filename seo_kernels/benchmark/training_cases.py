@@ -8,7 +8,15 @@ import torch
 
 from seo_kernels.benchmark.case import Case, MemoryFloor, Peer, faster, no_slower
 from seo_kernels.benchmark.generation_problem import GenerationProblem, ours, transformers_generate
-from seo_kernels.benchmark.training_engines import gpt2, language, plain_relative, relative
+from seo_kernels.benchmark.mistral_problem import MistralProblem
+from seo_kernels.benchmark.training_engines import (
+    gpt2,
+    language,
+    mistral,
+    mistral_on_sdpa,
+    plain_relative,
+    relative,
+)
 from seo_kernels.benchmark.training_problem import LanguageProblem, RelativeProblem
 
 
@@ -33,6 +41,7 @@ def training_cases(sizes: TrainingSizes) -> list[Case]:
     full = LanguageProblem(*model, sizes.length, sizes.batch, sizes.vocabulary)
     # without dropout: with it GPT-2's attention leaves SDPA's fast path on the CPU and takes 8 times as long
     local = LanguageProblem(*model, sizes.long_length, 1, sizes.vocabulary, dropout=0.0, window=sizes.window)
+    sliding = MistralProblem(*model, sizes.long_length, 1, sizes.vocabulary, 0.0, window=sizes.window)
     relations = RelativeProblem(*model, sizes.relative_length, 1, sizes.vocabulary)
     writing = replace(full, length=sizes.prompt + sizes.new_tokens, batch=1)
     beside, formula = "transformers' GPT-2", "plain torch"
@@ -58,6 +67,13 @@ def training_cases(sizes: TrainingSizes) -> list[Case]:
             replace(local, dtype=torch.bfloat16),
             language,
             (Peer(beside, gpt2, faster(1.5)),),
+        ),
+        Case(
+            "mistral-window-fp32-step",
+            f"transformers' Mistral, window of {sizes.window}, {sliding.sizes}, fp32 training step",
+            sliding,
+            mistral,
+            (Peer("the same on SDPA", mistral_on_sdpa, faster(2)),),
         ),
         Case(
             "relative-model-fp32-step",

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seo_kernels.benchmark.mistral_problem import MistralProblem
 from seo_kernels.benchmark.training_problem import LanguageProblem, RelativeProblem, Trainee
 from seo_kernels.nn.attention_projection import merge_heads, split_heads
 from seo_kernels.nn.typed_attention import TypedAttention
@@ -35,6 +36,15 @@ def plain_relative(problem: RelativeProblem) -> Trainee:
         if isinstance(layer, TypedAttention):
             model.set_submodule(path, PlainRelativeAttention(layer))
     return Trainee(model, _projected, problem.dtype)
+
+
+def mistral(problem: MistralProblem) -> Trainee:
+    """transformers' Mistral on this library's attention."""
+    return Trainee(problem.make_ours(), _labelled, problem.dtype)
+
+
+def mistral_on_sdpa(problem: MistralProblem) -> Trainee:
+    return Trainee(problem.make_model("sdpa"), _labelled, problem.dtype)
 
 
 class PlainRelativeAttention(nn.Module):
