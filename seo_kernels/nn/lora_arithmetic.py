@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seo_kernels.nn.dropout import dropped
 from seo_kernels.nn.linear import scripted_linear
 from seo_kernels.ops.activation import bias_act
 from seo_kernels.ops.activation_arguments import NEGATIVE_SLOPE
@@ -61,15 +60,15 @@ def adapted_output(
         if out is None and not input.is_nested:
             return _fused(input, weight, bias, lora_a, lora_b, scaling, dropout_p)
         before = base_output(input, weight, None) if out is None else out
-        update = low_rank(dropped(input, dropout_p), lora_a, lora_b, scaling, bias)
+        update = low_rank(F.dropout(input, dropout_p), lora_a, lora_b, scaling, bias)
         return (before + update).to(before.dtype)  # TorchScript's autocast makes the sum wider
 
     scale = magnitude / weight_norm(weight, lora_a, lora_b, scaling).to(magnitude.dtype)  # (out,)
     if dropout_p > 0.0:  # PEFT's dropout acts on what DoRA scales, not on the base layer's own output
         before = base_output(input, weight, None) if out is None else out
-        kept = dropped(input, dropout_p)
-        base = base_output(kept, weight, None)
-        update = low_rank(kept, lora_a, lora_b, scaling, None)
+        dropped = F.dropout(input, dropout_p)
+        base = base_output(dropped, weight, None)
+        update = low_rank(dropped, lora_a, lora_b, scaling, None)
         return (before + (_scaled(base + update, scale, bias) - base)).to(before.dtype)
     if out is None and not input.is_nested:
         before = _fused(input, weight, None, lora_a, lora_b, scaling, 0.0)
