@@ -15,6 +15,7 @@ from seo_kernels import lora, nn, reference
 from seo_kernels._library import info
 from seo_kernels.ops.activation import bias_act, gated_act
 from seo_kernels.ops.attention import attention
+from seo_kernels.ops.dropout import dropout
 from seo_kernels.ops.explain import explain
 from seo_kernels.ops.linear import linear
 from seo_kernels.ops.linear_cross_entropy import linear_cross_entropy
@@ -49,6 +50,7 @@ __all__ = [
     "bias_act",
     "bigbird",
     "cross_entropy",
+    "dropout",
     "explain",
     "focal_loss",
     "gated_act",

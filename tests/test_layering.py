@@ -16,6 +16,7 @@ ARGUMENTS = {
     "ops.checks",
     "ops.activation_arguments",
     "ops.arguments",
+    "ops.dropout_arguments",
     "ops.linear_arguments",
     "ops.loss_arguments",
 }
@@ -30,6 +31,7 @@ PYTHON_LAYERS: dict[str, set[str]] = {
     "ops.checks": set(),
     "ops.activation_arguments": {"ops.checks"},
     "ops.arguments": {*VALUES, "ops.checks"},
+    "ops.dropout_arguments": {"ops.checks"},
     "ops.linear_arguments": {"ops.checks"},
     "ops.loss_arguments": set(),
     "reference": {*VALUES, *ARGUMENTS},

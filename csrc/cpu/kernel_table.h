@@ -3,6 +3,7 @@
 
 #include "cpu/activation_params.h"
 #include "cpu/attention_params.h"
+#include "cpu/dropout_params.h"
 #include "cpu/linear_cross_entropy_params.h"
 #include "cpu/linear_params.h"
 #include "cpu/loss_kernels.h"
@@ -17,6 +18,7 @@ struct Kernels {
   ActivationKernels activation;
   LossKernels loss;
   LinearCrossEntropyKernels linear_cross_entropy;
+  DropoutKernels dropout;
 };
 
 }  // namespace seo_kernels::cpu

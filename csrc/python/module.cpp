@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "semantics/activation.h"
+#include "semantics/dropout.h"
 #include "semantics/pattern.h"
 #include "semantics/philox.h"
 #include "semantics/relative.h"
@@ -113,5 +114,6 @@ PYBIND11_MODULE(_C, module) {
   module.def("activation_float64", &activation_jets<double>,
              "(value, first, second derivative) of each x, computed in double precision.");
   module.def("attention_dropout_word", &attention_dropout_word, "The random word of (seed, batch, head, query, key).");
+  module.def("keeps_element", &keeps_element, "Whether dropout keeps the element: (seed, index, threshold).");
   module.def("dropout_threshold", &dropout_threshold, "A weight is kept iff its word is not below this.");
 }

@@ -56,6 +56,7 @@ STABLE_TORCH_LIBRARY(seo_kernels, m) {
   m.def(
       "gated_act_backward(Tensor grad_out, Tensor input, Tensor? up, str activation, bool[2] wanted) "
       "-> (Tensor, Tensor)");
+  m.def("dropout(Tensor input, Tensor seed, float p) -> Tensor");  // its own gradient, of grad_out
   m.def(
       "linear_cross_entropy_forward(Tensor hidden, Tensor weight, Tensor target, Tensor? bias, int ignore_index, "
       "float label_smoothing) -> (Tensor, Tensor)");

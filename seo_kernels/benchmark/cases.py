@@ -8,6 +8,7 @@ from seo_kernels.benchmark.activation_cases import ActivationSizes, activation_c
 from seo_kernels.benchmark.attention_cases import AttentionSizes, attention_cases
 from seo_kernels.benchmark.case import Case
 from seo_kernels.benchmark.curvature_cases import CurvatureSizes, curvature_cases
+from seo_kernels.benchmark.dropout_cases import DropoutSizes, dropout_cases
 from seo_kernels.benchmark.linear_cases import LinearSizes, linear_cases
 from seo_kernels.benchmark.loss_cases import LossSizes, loss_cases
 from seo_kernels.benchmark.model_cases import ModelSizes, model_cases
@@ -22,6 +23,7 @@ class Sizes:
     attention: AttentionSizes = field(default_factory=AttentionSizes)
     linear: LinearSizes = field(default_factory=LinearSizes)
     activation: ActivationSizes = field(default_factory=ActivationSizes)
+    dropout: DropoutSizes = field(default_factory=DropoutSizes)
     loss: LossSizes = field(default_factory=LossSizes)
     model: ModelSizes = field(default_factory=ModelSizes)
     training: TrainingSizes = field(default_factory=TrainingSizes)
@@ -36,6 +38,7 @@ def cases(sizes: Sizes | None = None) -> list[Case]:
         *attention_cases(sizes.attention),
         *linear_cases(sizes.linear),
         *activation_cases(sizes.activation),
+        *dropout_cases(sizes.dropout),
         *loss_cases(sizes.loss),
         *model_cases(sizes.model),
         *training_cases(sizes.training),

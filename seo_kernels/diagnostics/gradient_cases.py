@@ -1,6 +1,6 @@
 """Every op that the gradient verification runs. A new one is added to ``ops()``."""
 
-from seo_kernels.diagnostics import activation_cases, attention_cases, linear_cases, loss_cases
+from seo_kernels.diagnostics import activation_cases, attention_cases, dropout_cases, linear_cases, loss_cases
 from seo_kernels.diagnostics.checked_op import CheckedOp
 
 
@@ -9,6 +9,7 @@ def ops() -> dict[str, CheckedOp]:
     checked = (
         attention_cases.op(),
         *activation_cases.ops(),
+        dropout_cases.op(),
         *linear_cases.ops(),
         *loss_cases.ops(),
     )

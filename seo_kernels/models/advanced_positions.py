@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from seo_kernels.models.advanced_config import POSITION_ENCODINGS
+from seo_kernels.nn.dropout import Dropout
 from seo_kernels.nn.positional_encoding import PositionalEncoding
 from seo_kernels.nn.rotary import RotaryPositions
 from seo_kernels.nn.sizes import check_choice, check_flag, check_probability
@@ -54,7 +55,7 @@ class AdvancedPositionalEncoding(nn.Module):
             raise ValueError(
                 "encoding_type is 'learnable' with use_learnable=False, which leaves nothing; expected True"
             )
-        self.dropout = nn.Dropout(check_probability("dropout", dropout))
+        self.dropout = Dropout(check_probability("dropout", dropout))
 
     def forward(self, x: Tensor) -> Tensor:
         """(S, d_model) or (B, S, d_model) -> the same.

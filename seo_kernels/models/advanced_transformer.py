@@ -13,6 +13,7 @@ from seo_kernels.models.advanced_attention import AdvancedMultiHeadAttention
 from seo_kernels.models.advanced_config import ModelConfig
 from seo_kernels.models.model import Model
 from seo_kernels.nn.attention_inputs import shape_text
+from seo_kernels.nn.dropout import Dropout
 from seo_kernels.nn.initialization import EMBEDDING_STD, initialize
 from seo_kernels.nn.key_cache import KeyCache
 from seo_kernels.nn.layer_stack import LayerStack
@@ -70,7 +71,7 @@ class AdvancedTransformerModel(Model):
             )
         # else the sinusoids drown the words (Vaswani et al. 2017, section 3.4)
         self.embedding_scale = config.d_model**0.5 if config.positions == "sinusoidal" else 1.0
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.layers = LayerStack(_layer(config, rotary) for _ in range(config.n_layers))
         self.norm = nn.LayerNorm(config.d_model)
         self.loss = TokenLoss(config.label_smoothing, config.alpha, config.gamma)

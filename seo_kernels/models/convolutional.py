@@ -10,6 +10,7 @@ from seo_kernels.models.model import Model
 from seo_kernels.nn.activation import ReLU
 from seo_kernels.nn.attention_inputs import shape_text
 from seo_kernels.nn.convolution import Conv1DBlock, MultiKernelConv, ResidualBlock
+from seo_kernels.nn.dropout import Dropout
 from seo_kernels.nn.layer_stack import LayerStack
 from seo_kernels.nn.linear import Linear
 from seo_kernels.nn.pooling import MeanPooling, pooling_layer
@@ -118,7 +119,7 @@ class DeepResidualCNN(Model):
             layers.extend(ResidualBlock(width, dropout=dropout) for _ in range(num_residual_blocks))
         self.layers = LayerStack(layers)
         self.pool = MeanPooling()
-        self.dropout = nn.Dropout(check_probability("dropout", dropout))
+        self.dropout = Dropout(check_probability("dropout", dropout))
         self.classifier = Linear(widths[-1], check_size("num_classes", num_classes))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -171,7 +172,7 @@ class CustomCNNModel(Model):
             )
             for before, width in zip([input_channels, *widths[:-1]], widths, strict=True)
         )
-        self.dropout = nn.Dropout(check_probability("dropout", dropout))
+        self.dropout = Dropout(check_probability("dropout", dropout))
         self.classifier = Linear(widths[-1], check_size("num_classes", num_classes))
 
     def forward(self, x: Tensor) -> Tensor:

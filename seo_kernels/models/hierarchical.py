@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from seo_kernels.models.model import Model
+from seo_kernels.nn.dropout import Dropout
 from seo_kernels.nn.layer_stack import LayerStack
 from seo_kernels.nn.linear import Linear
 from seo_kernels.nn.pooling import AttentionPooling
@@ -52,7 +53,7 @@ class HierarchicalAttentionNetwork(Model):
         self.words = LayerStack([PooledGRU(embed_dim, hidden_size)])
         self.places = nn.Embedding(num_sentences, width)
         self.sentences = LayerStack([PooledGRU(width, hidden_size)])
-        self.dropout = nn.Dropout(check_probability("dropout", dropout))
+        self.dropout = Dropout(check_probability("dropout", dropout))
         self.classifier = Linear(width, check_size("num_classes", num_classes))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

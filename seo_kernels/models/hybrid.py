@@ -10,6 +10,7 @@ from seo_kernels.models.convolutional import CNNFeatureExtractor
 from seo_kernels.models.model import Model
 from seo_kernels.models.recurrent import LSTMWithAttention
 from seo_kernels.models.transformer import CustomTransformer
+from seo_kernels.nn.dropout import Dropout
 from seo_kernels.nn.linear import Linear
 from seo_kernels.nn.pooling import MeanPooling
 from seo_kernels.nn.sequences import bool_mask, check_ids, check_tensor, present_by_lengths, present_positions
@@ -60,7 +61,7 @@ class CNNLSTMHybrid(Model):
             attention_type=attention_type,
         )
         self.pool = MeanPooling()
-        self.dropout = nn.Dropout(check_probability("dropout", dropout))
+        self.dropout = Dropout(check_probability("dropout", dropout))
         self.classifier = Linear(self.lstm.output_dim, check_size("num_classes", num_classes))
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -129,7 +130,7 @@ class TransformerCNN(Model):
             max_relative_position,
         )
         self.cnn = CNNFeatureExtractor(d_model, cnn_hidden_dims, cnn_kernel_sizes, dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.classifier = Linear(self.cnn.output_dim, check_size("num_classes", num_classes))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

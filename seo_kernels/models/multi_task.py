@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from seo_kernels.models.model import Model
 from seo_kernels.models.task_configs import check_task_configs
 from seo_kernels.models.transformer import CustomTransformer
+from seo_kernels.nn.dropout import Dropout
 from seo_kernels.nn.linear import Linear
 from seo_kernels.nn.pooling import MeanPooling
 from seo_kernels.nn.sequences import bool_mask, check_tensor, present_positions
@@ -71,7 +72,7 @@ class MultiTaskModel(Model):
             max_relative_position,
         )
         self.pool = MeanPooling()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.heads = nn.ModuleDict(
             {name: Linear(d_model, task["num_classes"]) for name, task in task_configs.items()}
         )

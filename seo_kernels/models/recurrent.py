@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from seo_kernels.models.model import Model
 from seo_kernels.nn.attention_inputs import shape_text
+from seo_kernels.nn.dropout import Dropout
 from seo_kernels.nn.layer_stack import LayerStack
 from seo_kernels.nn.linear import Linear
 from seo_kernels.nn.recurrent import run_packed
@@ -82,7 +83,7 @@ class AttendedStates(nn.Module):
     def __init__(self, lstm: nn.LSTM, attention: nn.Module, width: int, dropout: float) -> None:
         super().__init__()
         self.lstm = lstm
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.attention = attention
         self.combine = Linear(2 * width, width, activation="tanh")
 

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from seo_kernels.models.model import Model
 from seo_kernels.models.seo_config import CustomModelConfig
 from seo_kernels.models.seo_layers import TransformerBlock
+from seo_kernels.nn.dropout import Dropout
 from seo_kernels.nn.initialization import initialize
 from seo_kernels.nn.linear import Linear
 from seo_kernels.nn.pooling import AttentionPooling, pooling_layer
@@ -38,7 +39,7 @@ class PooledHead(nn.Module):
         self.pools = nn.ModuleList([pooling_layer(pooling_strategy, width)])
         if use_attention_pooling and pooling_strategy != "attention":
             self.pools.append(AttentionPooling(width))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.output = Linear(len(self.pools) * width, num_classes)
 
     def forward(self, hidden: Tensor, present: Tensor | None = None) -> Tensor:

@@ -14,6 +14,7 @@ from seo_kernels.nn.activation import (
     Tanh,
 )
 from seo_kernels.nn.attention import MultiheadAttention
+from seo_kernels.nn.dropout import Dropout
 from seo_kernels.nn.linear import Linear
 from seo_kernels.nn.lora import LoRALinear
 from seo_kernels.nn.losses import CrossEntropyLoss, FocalLoss, HuberLoss, LinearCrossEntropyLoss
@@ -23,6 +24,7 @@ __all__ = [
     "GEGLU",
     "GELU",
     "CrossEntropyLoss",
+    "Dropout",
     "FocalLoss",
     "HuberLoss",
     "LeakyReLU",

@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seo_kernels.nn.attention_inputs import check_operands, check_shapes, translate_masks
 from seo_kernels.nn.attention_projection import append_keys, merge_heads, project
 from seo_kernels.nn.attention_scripted import scripted_attention, scripted_visibility
 from seo_kernels.nn.attention_weights import attention_weights, weighted_values
+from seo_kernels.nn.dropout import dropped
 from seo_kernels.nn.fast_path import ForwardGuard
 from seo_kernels.nn.relative import check_relative
 from seo_kernels.ops.arguments import MAX_DIM, normalise
@@ -380,7 +380,7 @@ class MultiheadAttention(nn.MultiheadAttention):
             shown = padding.logical_not()[:, None, None]
             visible = shown if visible is None else visible & shown
         weights = attention_weights(query, key, visible, mask, relative_key, relative_bias, slopes)
-        weights = F.dropout(weights, dropout_p)
+        weights = dropped(weights, dropout_p)
         return weighted_values(weights, value, relative_value), weights
 
     def _scripted_tables(self) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from seo_kernels.nn.activation import activation_layer
 from seo_kernels.nn.attention_inputs import shape_text
+from seo_kernels.nn.dropout import Dropout
 from seo_kernels.nn.sizes import check_probability, check_size
 
 
@@ -66,7 +67,7 @@ class Conv1DBlock(nn.Module):
         self.keeps_length = stride == 1 and (padding is None or 2 * padding == reach)
         self.norm = SequenceBatchNorm(out_channels) if batch_norm else None
         self.activation = activation_layer(activation)
-        self.dropout = nn.Dropout(check_probability("dropout", dropout))
+        self.dropout = Dropout(check_probability("dropout", dropout))
 
     def forward(self, x: Tensor, present: Tensor | None = None) -> Tensor:
         """(B, in_channels, L) -> (B, out_channels, L), or as long as stride and padding make it.

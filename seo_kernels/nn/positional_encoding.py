@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from seo_kernels.nn.attention_inputs import shape_text
+from seo_kernels.nn.dropout import Dropout
 from seo_kernels.nn.sizes import check_probability, check_size
 
 
@@ -49,7 +50,7 @@ class PositionalEncoding(nn.Module):
         self.register_parameter("learned", nn.Parameter(torch.zeros(max_len, d_model)) if learnable else None)
         if self.learned is not None and not sinusoidal:
             nn.init.normal_(self.learned, std=0.02)
-        self.dropout = nn.Dropout(check_probability("dropout", dropout))
+        self.dropout = Dropout(check_probability("dropout", dropout))
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
         """(..., length, d_model) -> the same: the sequence lies next to last, batched or not.

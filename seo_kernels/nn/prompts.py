@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from seo_kernels.nn.dropout import Dropout
 from seo_kernels.nn.sequences import check_embeddings
 from seo_kernels.nn.sizes import check_probability, check_size
 
@@ -29,7 +30,7 @@ class PromptTuning(nn.Module):
         super().__init__()
         self.d_model = check_size("d_model", d_model)
         self.prompts = nn.Parameter(torch.empty(check_size("prompt_length", prompt_length), d_model))
-        self.dropout = nn.Dropout(check_probability("dropout", dropout))
+        self.dropout = Dropout(check_probability("dropout", dropout))
         nn.init.normal_(self.prompts, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:

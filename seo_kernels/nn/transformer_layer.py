@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from seo_kernels.nn.dropout import Dropout
 from seo_kernels.nn.key_cache import LayerKeys
 from seo_kernels.nn.linear import Linear
 from seo_kernels.nn.sizes import check_probability, check_size
@@ -29,7 +30,7 @@ class FeedForward(nn.Module):
         check_size("d_model", d_model)
         width = 4 * d_model if d_ff is None else check_size("d_ff", d_ff)
         self.up = Linear(d_model, width, activation=activation)
-        self.dropout = nn.Dropout(check_probability("dropout", dropout))
+        self.dropout = Dropout(check_probability("dropout", dropout))
         self.down = Linear(width, d_model)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,7 +72,7 @@ class TransformerLayer(nn.Module):
         self.attention = attention
         self.feed_forward_norm = nn.LayerNorm(d_model) if layer_norm else nn.Identity()
         self.feed_forward = FeedForward(d_model, d_ff, dropout, activation)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, S, d_model) -> the same; the attention's mask is (B, S) or (B, S, S), 1 attends, 0 hides."""

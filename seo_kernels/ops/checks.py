@@ -43,16 +43,19 @@ def check_placement(name: str, tensor: Tensor, device: torch.device, owner: str 
         raise ValueError(f"{name} is on {tensor.device}, expected the {owner}'s device {device}")
 
 
-def check_finite(name: str, number: float, expected: str = "a number or None") -> None:
+def check_number(name: str, number: float, expected: str) -> None:
     if not isinstance(number, _NUMBER) or isinstance(number, bool):
         raise TypeError(f"{name} is {kind(number)}, expected {expected}")
+
+
+def check_finite(name: str, number: float, expected: str = "a number or None") -> None:
+    check_number(name, number, expected)
     if not -math.inf < number < math.inf:
         raise ValueError(f"{name} is {number}, expected a finite number")
 
 
 def check_dropout(dropout_p: float) -> None:
-    if not isinstance(dropout_p, _NUMBER) or isinstance(dropout_p, bool):
-        raise TypeError(f"dropout_p is {kind(dropout_p)}, expected a number in [0, 1)")
+    check_number("dropout_p", dropout_p, "a number in [0, 1)")
     if not 0.0 <= dropout_p < 1.0:
         raise ValueError(f"dropout_p is {dropout_p}, expected a number in [0, 1)")
 

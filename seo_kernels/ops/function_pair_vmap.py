@@ -50,7 +50,7 @@ def in_problems(
         for name, argument, dim in batched
     )
     if not foldable:
-        return _looped(apply, batched, wanted)
+        return looped(apply, batched, wanted)
     found = apply(*(_folded(names, *item, batched.size) for item in batched), *wanted)
     placed = [
         (part, None) if result is None or _absent(part) else (_unfolded(names, result, part, batched.size), 0)
@@ -59,9 +59,10 @@ def in_problems(
     return tuple(part for part, _ in placed), tuple(dim for _, dim in placed)
 
 
-def _looped(
+def looped(
     apply: Callable[..., tuple[Tensor, ...]], batched: Batched, wanted: Sequence[bool]
 ) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
+    """Call after call: the results of all problems, in their first dimension."""
     found = [
         apply(*(a if dim is None else a.select(dim, i) for _, a, dim in batched), *wanted)
         for i in range(batched.size)

@@ -7,6 +7,9 @@ needed.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -61,8 +64,39 @@ def keep_mask(
         head_index[None, :, None, None],
         batch_index[:, None, None, None],
     )
-    words = philox4x32(counter, (seed & _WORD, (seed >> 32) & _WORD))
-    lane = row % 4
-    low = torch.where(lane == 0, words[0], words[1])
-    high = torch.where(lane == 2, words[2], words[3])
-    return torch.where(lane < 2, low, high) >= int(dropout_p * 2**32)
+    words = philox4x32(counter, _halves(seed))
+    return _picked(words, row % 4) >= int(dropout_p * 2**32)
+
+
+def keep_elements(seed: Tensor, shape: Sequence[int], p: float) -> Tensor:
+    """True where dropout keeps an element of a tensor: bool, of this shape.
+
+    Elements are counted in the order of the shape. Element 128 b + 32 w + 2 n + h has half h (0: the low one)
+    of word w of the counters (c % 2**32, c // 2**32, s, 0) with c = 16 b + n. The half of s = 0 and, below
+    it, that of s = 1 are its number of 32 bits. It is kept iff that is at least floor(p * 2**32).
+
+    Args:
+        seed: int64, no dimensions.
+        shape: of the tensor.
+        p: in [0, 1].
+    """
+    index = torch.arange(math.prod(shape), device=seed.device).reshape(shape)
+    counter = index // 128 * 16 + index % 32 // 2
+    zero = torch.zeros((), dtype=torch.int64, device=seed.device)
+    number = zero
+    for stream in (zero, zero + 1):
+        words = philox4x32((counter & _WORD, counter >> 32, stream, zero), _halves(seed))
+        word = _picked(words, index // 32 % 4)
+        number = number << 16 | torch.where(index % 2 == 0, word & 0xFFFF, word >> 16)
+    return number >= int(p * 2**32)
+
+
+def _halves(seed: Tensor) -> tuple[Tensor, Tensor]:
+    return seed & _WORD, (seed >> 32) & _WORD
+
+
+def _picked(words: Words4, place: Tensor) -> Tensor:
+    """The word at this place, 0 to 3."""
+    low = torch.where(place == 0, words[0], words[1])
+    high = torch.where(place == 2, words[2], words[3])
+    return torch.where(place < 2, low, high)

@@ -12,6 +12,7 @@ from seo_kernels.benchmark.attention_cases import AttentionSizes
 from seo_kernels.benchmark.case import Case
 from seo_kernels.benchmark.cases import Sizes
 from seo_kernels.benchmark.curvature_cases import CurvatureSizes
+from seo_kernels.benchmark.dropout_cases import DropoutSizes
 from seo_kernels.benchmark.linear_cases import LinearSizes
 from seo_kernels.benchmark.loss_cases import LossSizes
 from seo_kernels.benchmark.model_cases import ModelSizes
@@ -24,6 +25,7 @@ SMALL = Sizes(
     ),
     linear=LinearSizes(tokens=90, in_features=48, out_features=70, rank=5),
     activation=ActivationSizes(rows=33, columns=50),
+    dropout=DropoutSizes(rows=33, columns=50),
     loss=LossSizes(tokens=600, dim=24, vocabulary=130),
     model=ModelSizes(layers=2, dim=32, heads=2, length=12, vocabulary=40, rank=3),
     training=TrainingSizes(

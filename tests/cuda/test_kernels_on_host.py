@@ -18,6 +18,10 @@ OP_SUITE = {
         ["test_activation.py"],
         "not (compiled or contract or third_order or repeatable or autocast)",
     ),
+    "dropout": (
+        ["test_dropout.py"],
+        "reference or half or layouts or is_dropped or mask or of_the_op",
+    ),
     "losses": (
         [
             "test_losses.py",

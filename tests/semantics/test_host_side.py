@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import seo_kernels as sk
-from seo_kernels.reference.philox import keep_mask
+from seo_kernels.reference.philox import keep_elements, keep_mask
 
 _C = pytest.importorskip("seo_kernels._C", reason="wheels come without it")
 
@@ -163,3 +163,19 @@ def test_dropout_bits_are_those_of_the_reference(seed: int, dropout_p: float) ->
     threshold = _C.dropout_threshold(dropout_p)
     for index in torch.cartesian_prod(batch, head, query, key).tolist():
         assert (_C.attention_dropout_word(seed, *index) >= threshold) == bool(expected[tuple(index)])
+
+
+@pytest.mark.parametrize("seed", [0, 0x123456789ABCDEF0 >> 1, 2**63 - 1])
+@pytest.mark.parametrize("dropout_p", [1e-9, 0.1, 0.5, 1 - 2**-30])
+def test_kept_elements_are_those_of_the_reference(seed: int, dropout_p: float) -> None:
+    threshold = _C.dropout_threshold(dropout_p)
+    expected = keep_elements(torch.tensor(seed), (300,), dropout_p)
+    assert [_C.keeps_element(seed, index, threshold) for index in range(300)] == expected.tolist()
+    # a threshold whose upper half is the element's: the lower half decides
+    number = max(t for t in range(0, 1 << 32, 1 << 16) if _C.keeps_element(seed, 70, t))
+    kept = [_C.keeps_element(seed, 70, number + lower) for lower in range(0, 1 << 16, 4096)]
+    assert kept == sorted(kept, reverse=True)
+    assert kept == [
+        bool(keep_elements(torch.tensor(seed), (71,), (number + lower) / 2**32)[70])
+        for lower in range(0, 1 << 16, 4096)
+    ]

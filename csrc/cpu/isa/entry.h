@@ -39,6 +39,7 @@ void linear_cross_entropy_pack_hidden(const LinearCrossEntropyBackwardParams& p,
 void linear_cross_entropy_backward(const LinearCrossEntropyBackwardParams& p, const LinearCrossEntropyStep& step);
 void linear_cross_entropy_store_hidden(const LinearCrossEntropyBackwardParams& p, const MatrixView& to,
                                        const int64_t* rows, Range tokens);
+void dropout(const DropoutParams& p, Range blocks);
 double fma_peak(DType dtype, int64_t milliseconds);
 
 namespace {

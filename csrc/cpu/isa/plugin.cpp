@@ -31,6 +31,7 @@ extern "C" __attribute__((visibility("default"))) const seo_kernels::cpu::Kernel
       {class_loss_forward, class_loss_backward, soft_loss_forward, soft_loss_backward, huber_forward, huber_backward},
       {linear_cross_entropy_forward, linear_cross_entropy_combine, linear_cross_entropy_packed_bytes,
        linear_cross_entropy_step_bytes, linear_cross_entropy_sum_width, linear_cross_entropy_pack_hidden,
-       linear_cross_entropy_backward, linear_cross_entropy_store_hidden}};
+       linear_cross_entropy_backward, linear_cross_entropy_store_hidden},
+      {dropout}};
   return &kernels;
 }

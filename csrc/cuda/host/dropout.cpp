@@ -1,0 +1,2 @@
+// The same kernel for the host executor.
+#include "cuda/dropout.cu"  // NOLINT
