@@ -23,8 +23,8 @@ WIDE = Case(
     batch=3,
     key_heads=2,
     group=2,
-    query_length=150,
-    key_length=201,
+    query_length=100,
+    key_length=150,
     dim=40,
     value_dim=24,
     pattern=sk.Dense(),
@@ -33,12 +33,12 @@ VARIANTS = {
     "dense": WIDE,
     "causal": dataclasses.replace(WIDE, pattern=sk.Causal(), softcap=2.0),
     "local": dataclasses.replace(WIDE, pattern=sk.Local(70, 9), dropout_p=0.3),
-    "blocks": dataclasses.replace(WIDE, pattern=sk.BlockSparse(layout(4, 5, 7), 32), segments="packed"),
-    "lengths": dataclasses.replace(WIDE, pattern=sk.Local(90), lengths=(201, 0, 77), through="lse"),
+    "blocks": dataclasses.replace(WIDE, pattern=sk.BlockSparse(layout(4, 4, 5), 32), segments="packed"),
+    "lengths": dataclasses.replace(WIDE, pattern=sk.Local(90), lengths=(150, 0, 77), through="lse"),
     "tables": dataclasses.replace(
         WIDE, tables=(Table("key", 20), Table("value", 70, per_head=False)), softcap=3.0, query_offset=-30
     ),
-    "wide": dataclasses.replace(WIDE, batch=1, key_heads=1, dim=136, value_dim=256, query_length=100),
+    "wide": dataclasses.replace(WIDE, batch=1, key_heads=1, dim=136, value_dim=256),
 }
 
 
