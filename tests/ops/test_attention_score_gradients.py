@@ -15,7 +15,9 @@ import seo_kernels as sk
 
 def layout(heads: int, rows: int, columns: int) -> torch.Tensor:
     generator = torch.Generator(torch.get_default_device()).manual_seed(heads)
-    return torch.rand(heads, rows, columns, generator=generator) < 0.5
+    shown = torch.rand(heads, rows, columns, generator=generator) < 0.25
+    shown[0, :2] = False  # other heads visit what the first does not
+    return shown
 
 
 # several tiles and panels, the last ones short, and more tiles than slots of a head
