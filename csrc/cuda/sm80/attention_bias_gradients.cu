@@ -7,8 +7,8 @@
 namespace seo_kernels::cuda::sm80 {
 namespace {
 
-// Rows of a warp that lie 8 apart meet on diagonals 8 columns apart: they are added in registers. What is left of a tile
-// are 8 rows of each warp: key k of tile row 16 w + 8 h + r is at row 8 w + r, column k - 8 h + 8.
+// Rows of a warp that lie 8 apart meet on diagonals 8 columns apart: they are added in registers. What is left of a
+// tile are 8 rows of each warp: key k of tile row 16 w + 8 h + r is at row 8 w + r, column k - 8 h + 8.
 constexpr int kFoldedRows = kTile / 2, kFoldedColumns = kTile + 8;
 
 struct WithFolded {
