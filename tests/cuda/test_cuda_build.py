@@ -75,6 +75,8 @@ def test_missing_headers_are_an_error(
     ("name", "instructions"),
     [
         ("sm80::AttentionForwardMma<BFloat16, 128, 0>", "HMMA"),
+        ("sm80::AttentionBiasGradientsMma<BFloat16, 128, 1>", "HMMA"),
+        ("sm80::AttentionMaskGradientMma<Float16, 64, 2>", "HMMA"),
         ("sm80::LoraDownMma<Float16, 16, true>", "HMMA"),
         ("Matmul<BFloat16, false, true, StoreProduct<BFloat16>>", "HMMA"),
         ("sm90::MatmulWgmma<BFloat16, false, true, StoreProduct<BFloat16>>", "HGMMA UTMALDG"),
@@ -106,6 +108,7 @@ def test_complaints(cuda_static: ModuleType, name: str, instructions: str) -> No
     [
         "sm80::NarrowTable<BFloat16, float>",
         "sm80::LoraOperand<BFloat16>",
+        "sm80::AttentionSinkGradients",
         "BiasAct<BFloat16, 1>",
         "GatedAct<double, 2>",
     ],

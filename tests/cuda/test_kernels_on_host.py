@@ -64,6 +64,7 @@ OP_SUITE = {
         ["test_attention_oracle.py"],
         "directed or every_pair",
     ),
+    "attention on tensor cores, what is added to scores": (["test_attention_score_gradients.py"], "test"),
     "linear on tensor cores": (
         ["test_linear.py", "test_linear_kernels.py"],
         "not (lora or compiled or contract or opcheck or autocast or meta or nested or instruction_set "

@@ -13,6 +13,8 @@ int64_t forward_tile_rows(const AttentionProblem& p);
 int64_t forward_shared_bytes(const AttentionProblem& p);
 int64_t key_gradients_shared_bytes(const AttentionProblem& p);
 int64_t query_gradients_shared_bytes(const AttentionProblem& p);
+int64_t bias_gradients_shared_bytes(const AttentionProblem& p);
+int64_t mask_gradient_shared_bytes(const AttentionProblem& p);
 
 // Relative tables enter products in the operands' type, as keys and values do: `to` is (heads or 1, 2R+1, narrow_ld).
 void narrow_table(DType dtype, const RelativeTable& table, int64_t heads, int64_t width, void* to, Stream stream);
@@ -23,5 +25,9 @@ void attention_key_gradients(const AttentionBackwardParams& p, Stream stream);
 void attention_query_gradients(const AttentionBackwardParams& p, Stream stream);
 // Of relative keys and values, in their slots.
 void attention_table_gradients(const AttentionBackwardParams& p, Stream stream);
+// Of relative biases and slopes, in their slots.
+void attention_bias_gradients(const AttentionBackwardParams& p, Stream stream);
+void attention_sink_gradients(const AttentionBackwardParams& p, Stream stream);
+void attention_mask_gradient(const AttentionBackwardParams& p, Stream stream);
 
 }  // namespace seo_kernels::cuda::sm80

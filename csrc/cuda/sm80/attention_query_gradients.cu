@@ -1,5 +1,5 @@
 // Attention backward on tensor cores, queries' side: a block has a tile of queries and goes over the panels of keys
-// that they visit, in order: dQ is its own. Gradients of what queries share come from the simt kernels.
+// that they visit, in order: dQ is its own. Gradients of what queries share have kernels of their own.
 #include "cuda/attention/schedule.h"
 #include "cuda/sm80/attention.h"
 #include "cuda/sm80/differentiate.h"

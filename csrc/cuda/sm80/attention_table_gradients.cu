@@ -4,6 +4,7 @@
 // than the table reaches meets its first or last row: rows' sums, multiplied at the end of a tile.
 #include "cuda/sm80/attention.h"
 #include "cuda/sm80/differentiate.h"
+#include "cuda/sm80/slots.h"
 
 namespace seo_kernels::cuda::sm80 {
 namespace {
@@ -21,15 +22,9 @@ struct AttentionTableGradientsMma {
 
   template <class Block>
   SK_DEVICE void operator()(Block& block) const {
-    const int64_t slot = block.index();
     clear_band_weights(block, block.shared().band);
     TilePair pair(p);
-#pragma unroll 1
-    for (int64_t unit = slot % p.parts; unit < p.batch * p.plan.tiles; unit += p.parts) {
-      // every part gets short and long tiles, and begins with its longest causal one
-      pair.set_queries(unit % p.batch, slot / p.parts, p.plan.tiles - 1 - unit / p.batch);
-      run_tile(block, pair);
-    }
+    for_slot_tiles(p, block.index(), pair, [&] { run_tile(block, pair); });
   }
 
  private:

@@ -84,8 +84,8 @@ SK_DEVICE void multiply_by_queries(Block& block, const AttentionBackwardParams& 
 }
 
 // products become weights, dropped out; gradients, of those weights, become gradients of bare products, short of the
-// scale.
-template <Scores kScores, bool Turned>
+// scale; or, not through softcap, those of what is added to scores.
+template <Scores kScores, bool Turned, bool ThroughSoftcap = true>
 SK_DEVICE inline void differentiate_pairs(const AttentionBackwardParams& p, const TilePair& pair, RowFacts& facts,
                                           const Pairs<Turned>& at, MmaBits kept, Tile<1, kMmaColumns>& products,
                                           Tile<1, kMmaColumns>& gradients) {
@@ -127,7 +127,8 @@ SK_DEVICE inline void differentiate_pairs(const AttentionBackwardParams& p, cons
       float factor = 1.0f;
       if (kScores != Scores::kPlain && p.dropout) factor = kept >> bit & 1 ? inverse_kept : 0.0f;
       product = weight * factor;
-      gradient = weight * (gradient * factor - delta) * slope;
+      gradient = weight * (gradient * factor - delta);
+      if constexpr (ThroughSoftcap) gradient *= slope;
       // A hidden pair's gradient and slope may hold anything, NaN included: its weight of zero must win.
       if (decltype(hidden)::value && weight == 0.0f) gradient = 0.0f;
     }
@@ -143,7 +144,7 @@ SK_DEVICE inline void differentiate_pairs(const AttentionBackwardParams& p, cons
   }
 }
 
-template <Scores kScores, bool Turned, class Block>
+template <Scores kScores, bool Turned, bool ThroughSoftcap = true, class Block>
 SK_DEVICE void differentiate(Block& block, const AttentionBackwardParams& p, const TilePair& pair,
                              PerThread<Tile<1, kMmaColumns>>& products, PerThread<Tile<1, kMmaColumns>>& gradients) {
   PerThread<MmaBits> kept;
@@ -153,7 +154,17 @@ SK_DEVICE void differentiate(Block& block, const AttentionBackwardParams& p, con
   block.for_threads([&](int thread) {
     compute_anew_from(thread);
     const Pairs<Turned> at(thread, warp_row<1>(thread));
-    differentiate_pairs<kScores>(p, pair, block.shared().facts, at, kept[thread], products[thread], gradients[thread]);
+    differentiate_pairs<kScores, Turned, ThroughSoftcap>(p, pair, block.shared().facts, at, kept[thread],
+                                                         products[thread], gradients[thread]);
+  });
+}
+
+// Calls f with the width and the kind of scores to which something is added.
+template <class F>
+inline void with_changed_scores_and_width(const AttentionProblem& p, F f) {
+  with_width(width_of(p), [&](auto width) {
+    if (scores_of(p) == Scores::kRelative) return f(width, std::integral_constant<Scores, Scores::kRelative>{});
+    f(width, std::integral_constant<Scores, Scores::kModified>{});
   });
 }
 

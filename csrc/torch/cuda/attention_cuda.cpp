@@ -137,10 +137,10 @@ class Backward {
     if (tier == Tier::kSimt) {
       if (p_.grad_key || p_.grad_value) cuda::attention_key_gradients(p_, stream);
       if (p_.grad_query || p_.wants_tables()) cuda::attention_query_gradients(p_, stream);
+      if (p_.grad_mask) cuda::attention_mask_gradient(p_, stream);
     } else {
       run_on_tensor_cores(tier, stream);
     }
-    if (wanted_[kMask]) cuda::attention_mask_gradient(p_, stream);
     for (int which = kRelativeKey; which < kGradients; ++which) {
       if (which != kMask && gradients_[which].defined()) sum_slots(gradients_[which], per_head_[which], stream);
     }
@@ -160,9 +160,6 @@ class Backward {
 
  private:
   void run_on_tensor_cores(Tier tier, cuda::Stream stream) {
-    cuda::AttentionBackwardParams rest = p_;  // what queries share, but for relative keys' and values' tables
-    rest.grad_query = {};
-    rest.slot_relative_key = rest.slot_relative_value = nullptr;
     const NarrowTables tables(p_, a_.query, stream);
     if (tier == Tier::kSm90a) {
       if (p_.grad_key || p_.grad_value) cuda::sm90::attention_key_gradients(p_, stream);
@@ -171,9 +168,11 @@ class Backward {
       if (p_.grad_key || p_.grad_value) cuda::sm80::attention_key_gradients(p_, stream);
       if (p_.grad_query) cuda::sm80::attention_query_gradients(p_, stream);
     }
-    // the tables' own are sm80's in either tier: sums in slots, whose number does not depend on the kernels
+    // of what queries share they are sm80's in either tier: sums in slots, whose number does not depend on the kernels
     if (p_.slot_relative_key || p_.slot_relative_value) cuda::sm80::attention_table_gradients(p_, stream);
-    if (rest.wants_tables()) cuda::attention_query_gradients(rest, stream);
+    if (p_.slot_relative_bias || p_.slot_slopes) cuda::sm80::attention_bias_gradients(p_, stream);
+    if (p_.slot_sinks) cuda::sm80::attention_sink_gradients(p_, stream);
+    if (p_.grad_mask) cuda::sm80::attention_mask_gradient(p_, stream);
   }
 
   // Slots of a head: enough of them to keep a GPU busy, few enough that their copies of the tables stay small. The

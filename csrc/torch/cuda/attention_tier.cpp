@@ -13,8 +13,7 @@ std::string why(const TierDecision& decision) {
   const std::string refusals = decision.refusals.empty() ? "" : ", " + decision.refusals;
   if (decision.tier != Tier::kSimt) {
     return name + ": " + variable + " asks for tensor cores" + refusals +
-           "; gradients of biases, slopes, sinks and masks are simt's, those of relative keys' and values' tables "
-           "sm80's";
+           "; gradients of relative tables, slopes, sinks and masks are sm80's";
   }
   if (!decision.refusals.empty()) return name + ": " + decision.refusals;
   return name + ": tensor cores (sm80, sm90a) serve where " + variable + "=sm80 or sm90a asks for them";
@@ -38,7 +37,10 @@ TierChoice forward_tier(const AttentionProblem& p) {
 
 TierChoice backward_tier(const cuda::AttentionBackwardParams& p) {
   const auto sm80_bytes = [&] {
-    return std::max(cuda::sm80::key_gradients_shared_bytes(p), cuda::sm80::query_gradients_shared_bytes(p));
+    int64_t bytes = std::max(cuda::sm80::key_gradients_shared_bytes(p), cuda::sm80::query_gradients_shared_bytes(p));
+    if (p.slot_relative_bias || p.slot_slopes) bytes = std::max(bytes, cuda::sm80::bias_gradients_shared_bytes(p));
+    if (p.grad_mask) bytes = std::max(bytes, cuda::sm80::mask_gradient_shared_bytes(p));
+    return bytes;
   };
   const TierDecision decision = decide_tier(
       p.dtype, {{Tier::kSm90a, [&] { return cuda::sm90::backward_shared_bytes(p); }, cuda::sm90::backward_refusal(p)},

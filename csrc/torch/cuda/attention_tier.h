@@ -17,8 +17,7 @@ struct TierChoice {
 
 // For the current device, as tier.h says.
 TierChoice forward_tier(const AttentionProblem& p);
-// Gradients of biases, slopes, sinks and masks are simt's in any case; those of relative keys' and values' tables are
-// sm80's on either tier of tensor cores.
+// Gradients of relative tables, slopes, sinks and masks are sm80's on either tier of tensor cores.
 TierChoice backward_tier(const cuda::AttentionBackwardParams& p);
 
 }  // namespace seo_kernels
