@@ -8,11 +8,14 @@
 //
 // Of a multiprocessor's 227 KiB of shared memory, and of a consumer thread's 232 registers, what takes most:
 //
-//   width                             64        128
-//   tiles that stay, KiB              32        64
-//   a ring of the other side's, KiB   32        64
-//   sums + products + their operands  64+64+32  64+64+32
+//   width                             64        128       256
+//   tiles that stay, KiB              32        64        128; dV 64
+//   a ring of the other side's, KiB   32        64        2 x 32 + 32; dV 128
+//   sums + products + their operands  64+64+32  64+64+32  128+64+16
 //
+// dV needs no gradients of weights, and none of what they are made of stays. Of a width of 256, the other gradients
+// have one stage of output gradients, or values: those are read before the scores' gradients are found, and the next
+// come meanwhile.
 // Beside relative tables, whose stripes take 48 KiB and what is rotated of them 32 to 48, the ring of dQ of a width of
 // 128 has one stage.
 #pragma once
@@ -31,6 +34,10 @@ struct AttentionGradientsWgmma {
   static constexpr bool kOfTable = kRelative && !kOfKeys;  // the keys' table is part of dQ
   static constexpr int kConsumers = 2, kThreads = warpgroup_threads(kConsumers);
   static constexpr int kStages = met_stages(Width, kScores, kWanted), kStripes = stripe_stages(Width);
+  // Of one second tile at once, the barriers come after those of the stages; there is room for one pair's facts.
+  static constexpr bool kOneSecond = one_second(Width, kWanted);
+  static constexpr int kSecondStages = kOneSecond ? 1 : kStages, kBarriers = kStages + kOneSecond;
+  static constexpr int kFacts = kOneSecond ? 1 : 2;
   static constexpr int kTileEntries = kTile * Width, kTileBytes = 2 * kTileEntries;
   static constexpr int64_t kEnd = -1;  // in place of a number: no tile comes any more
   struct SharedStripes {
@@ -42,11 +49,13 @@ struct AttentionGradientsWgmma {
   using Facts = std::conditional_t<kRelative, RelativeRowFacts, RowFacts>;
   struct Shared : std::conditional_t<kRelative, SharedStripes, Nothing> {
     // keys and values, queries and output gradients; at the end, gradients
-    SwizzledArray<S, kConsumers * kTileEntries> own_first, own_second;
-    SwizzledArray<S, kStages * kTileEntries> met_first, met_second;  // of the other side
-    Facts facts[kConsumers][2];                                      // of a pair of tiles, and of the next
+    SwizzledArray<S, kConsumers * kTileEntries> own_first;
+    std::conditional_t<kOfValues, Nothing, SwizzledArray<S, kConsumers * kTileEntries>> own_second;
+    SwizzledArray<S, kStages * kTileEntries> met_first;  // of the other side
+    SwizzledArray<S, kSecondStages * kTileEntries> met_second;
+    Facts facts[kConsumers][kFacts];  // of a pair of tiles, and of the next
     SharedArray<int64_t, kStages> number;
-    Barrier own_full, met_full[kStages], met_empty[kStages];
+    Barrier own_full, met_full[kBarriers], met_empty[kBarriers];
     Barrier cut;  // keys of which key_lengths hides some rows are there
   };
   using Pair = Tile<1, kMmaColumns>;
@@ -68,7 +77,7 @@ struct AttentionGradientsWgmma {
       Shared& shared = block.shared();
       init_barrier(shared.own_full, 1);
       init_barrier(shared.cut, 1);
-      for (int s = 0; s < kStages; ++s) {
+      for (int s = 0; s < kBarriers; ++s) {
         init_barrier(shared.met_full[s], 1);
         init_barrier(shared.met_empty[s], kConsumers * kGroupArrivals);
       }
@@ -85,6 +94,13 @@ struct AttentionGradientsWgmma {
   }
 
  private:
+  // Where the second tile of a stage is.
+  SK_DEVICE static Ring<kStages> second_at(const Ring<kStages>& ring) {
+    static_assert(!kOneSecond || kStages == 2);
+    if constexpr (!kOneSecond) return ring;
+    return {0, ring.stage};
+  }
+
   SK_DEVICE Place place(int64_t block) const {
     int index = static_cast<int>(block);
     compute_anew_from(index);
@@ -98,12 +114,14 @@ struct AttentionGradientsWgmma {
   SK_DEVICE void produce(Group& producer, const Place& at) const {
     Shared& shared = producer.shared();
     producer.one_thread([&] {
-      expect_bytes(shared.own_full, 2 * kConsumers * kTileBytes);
+      expect_bytes(shared.own_full, (kOfValues ? 1 : 2) * kConsumers * kTileBytes);
       for (int n = 0; n < kConsumers; ++n) {  // zeros, where there is no second
         const int row = (at.first + n) * kTile;
         load_rows<kTile, Width>(own_first, shared.own_full, shared.own_first, n * kTileEntries, row, at.head, at.batch);
-        load_rows<kTile, Width>(own_second, shared.own_full, shared.own_second, n * kTileEntries, row, at.head,
-                                at.batch);
+        if constexpr (!kOfValues) {
+          load_rows<kTile, Width>(own_second, shared.own_full, shared.own_second, n * kTileEntries, row, at.head,
+                                  at.batch);
+        }
       }
     });
     const bool two = at.first + 1 < count;
@@ -149,9 +167,16 @@ struct AttentionGradientsWgmma {
         shared.follows[2 * ring.stage] = stripe_follows<true>(met, at);
         shared.follows[2 * ring.stage + 1] = stripe_follows<false>(met, at);
       }
-      expect_bytes(there, 2 * kTileBytes);
+      expect_bytes(there, (kOneSecond ? 1 : 2) * kTileBytes);
       load_rows<kTile, Width>(met_first, there, shared.met_first, first, met.row(), met.head(), at.batch);
-      load_rows<kTile, Width>(met_second, there, shared.met_second, first, met.row(), met.head(), at.batch);
+      if constexpr (kOneSecond) {
+        Barrier& second = shared.met_full[kStages];
+        wait_alone(shared.met_empty[kStages], second_at(ring).parity ^ 1);
+        expect_bytes(second, kTileBytes);
+        load_rows<kTile, Width>(met_second, second, shared.met_second, 0, met.row(), met.head(), at.batch);
+      } else {
+        load_rows<kTile, Width>(met_second, there, shared.met_second, first, met.row(), met.head(), at.batch);
+      }
     });
     if (!cut) return;
     producer.wait(shared.cut, 0);  // one panel at most is cut
@@ -229,7 +254,7 @@ struct AttentionGradientsWgmma {
       if (more && number[0] == met.number(p)) {
         consumer.sync();  // facts are there, those before are read
         PerThread<Pair> products, gradients;
-        multiply(consumer, ring.stage, products, gradients);
+        multiply(consumer, ring, products, gradients);
         if constexpr (kRelative) {
           RelativeRowFacts& facts = shared.facts[group][turn];
           if (!kOfValues) add_table<true>(consumer, met.pair, ring.stage, facts, stripes, gradients);
@@ -258,7 +283,11 @@ struct AttentionGradientsWgmma {
           weigh_table(consumer, met.pair, gradients, inside, ends, low, high);
         }
         more = met.next();
-        turn ^= 1;
+        if constexpr (kFacts == 2) {
+          turn ^= 1;
+        } else {
+          consumer.sync();  // facts are read
+        }
         if (more) write_facts(consumer, met.pair, shared.facts[group][turn]);
         if constexpr (kBoth) {
           wait_for_products<0>(consumer, value_sums, sums);
@@ -272,6 +301,9 @@ struct AttentionGradientsWgmma {
       } else if constexpr (kRelative) {
         leave_stripe<true>(consumer, ring.stage, stripes);
         leave_stripe<false>(consumer, ring.stage, stripes);
+      } else if constexpr (kOneSecond) {
+        wait_for_second(consumer, ring);  // or it would pass one twice
+        consumer.arrive(shared.met_empty[kStages]);
       }
       consumer.arrive(shared.met_empty[ring.stage]);
       ring.advance();
@@ -288,7 +320,7 @@ struct AttentionGradientsWgmma {
       store(consumer, shared.own_second, p.grad_value, at, first_row, p.key_length, p.value_dim, value_sums, 1.0f);
     }
     if constexpr (kOfValues) {
-      store(consumer, shared.own_second, p.grad_value, at, first_row, p.key_length, p.value_dim, sums, 1.0f);
+      store(consumer, shared.own_first, p.grad_value, at, first_row, p.key_length, p.value_dim, sums, 1.0f);
     } else if constexpr (kOfKeys) {
       store(consumer, shared.own_first, p.grad_key, at, first_row, p.key_length, p.dim, sums, scale);
     } else {
@@ -303,23 +335,43 @@ struct AttentionGradientsWgmma {
     if constexpr (kRelative) write_ends(consumer, p, pair, facts);
   }
 
+  template <class Group>
+  SK_DEVICE static void wait_for_second(Group& consumer, const Ring<kStages>& ring) {
+    consumer.wait(consumer.shared().met_full[kStages], second_at(ring).parity);
+  }
+
   // products = first . first^T, gradients of weights = second . second^T: rows of what stays
   template <class Group>
-  SK_DEVICE void multiply(Group& consumer, int stage, PerThread<Pair>& products, PerThread<Pair>& gradients) const {
+  SK_DEVICE void multiply(Group& consumer, const Ring<kStages>& ring, PerThread<Pair>& products,
+                          PerThread<Pair>& gradients) const {
     Shared& shared = consumer.shared();
-    begin_products(consumer, products, gradients);
+    if constexpr (kOfValues || kOneSecond) {
+      begin_products(consumer, products);
+    } else {
+      begin_products(consumer, products, gradients);
+    }
 #pragma unroll
     for (int k = 0; k < Width / kStep; ++k) {
-      multiply_rows(consumer, products, shared.own_first, shared.met_first, stage, k);
+      multiply_rows(consumer, products, shared.own_first, shared.met_first, ring.stage, k);
+    }
+    if constexpr (kOneSecond) {
+      commit_products(consumer);
+      wait_for_second(consumer, ring);
+      begin_products(consumer, gradients);
     }
     if constexpr (!kOfValues) {
 #pragma unroll
       for (int k = 0; k < Width / kStep; ++k) {
-        multiply_rows(consumer, gradients, shared.own_second, shared.met_second, stage, k);
+        multiply_rows(consumer, gradients, shared.own_second, shared.met_second, second_at(ring).stage, k);
       }
     }
     commit_products(consumer);
-    wait_for_products<0>(consumer, products, gradients);
+    if constexpr (kOfValues) {
+      wait_for_products<0>(consumer, products);
+    } else {
+      wait_for_products<0>(consumer, products, gradients);
+    }
+    if constexpr (kOneSecond) consumer.arrive(shared.met_empty[kStages]);
   }
 
   template <class Group, class Own, class Other>

@@ -13,10 +13,16 @@ enum class Wanted { kQuery, kKey, kValue, kKeyAndValue };
 // Whether a thread has registers for the sums of dK and dV at once; otherwise they take a launch each.
 constexpr bool both_at_once(int width) { return width <= 64; }
 
-// Tiles of the other side at once.
+// Tiles of the other side at once: queries for dK and dV, keys for dQ.
 constexpr int met_stages(int width, Scores scores, Wanted wanted) {
   return scores == Scores::kRelative && width > 64 && wanted == Wanted::kQuery ? 1 : 2;
 }
+
+// Whether there is one tile at once of output gradients, or values: of wide heads two do not fit beside two tiles each
+// that stay.
+constexpr bool one_second(int width, Wanted wanted) { return width > 128 && wanted != Wanted::kValue; }
+
+constexpr int kWidestWithTables = 128;  // heads: shared memory has no room for stripes of wider ones
 
 // Stripes at once: of both tables where heads are narrow.
 constexpr int stripe_stages(int width) { return width <= 64 ? 2 : 1; }
