@@ -31,6 +31,7 @@ template <class S, int Width, Scores kScores, Wanted kWanted>
 struct AttentionGradientsWgmma {
   static constexpr bool kOfKeys = kWanted != Wanted::kQuery, kBoth = kWanted == Wanted::kKeyAndValue;
   static constexpr bool kOfValues = kWanted == Wanted::kValue, kRelative = kScores == Scores::kRelative;
+  static constexpr bool kWide = Width > 128;
   static constexpr bool kOfTable = kRelative && !kOfKeys;  // the keys' table is part of dQ
   static constexpr int kConsumers = 2, kThreads = warpgroup_threads(kConsumers);
   static constexpr int kStages = met_stages(Width, kScores, kWanted), kStripes = stripe_stages(Width);
@@ -254,13 +255,16 @@ struct AttentionGradientsWgmma {
       if (more && number[0] == met.number(p)) {
         consumer.sync();  // facts are there, those before are read
         PerThread<Pair> products, gradients;
+        PerThread<MmaBits> kept;
+        if constexpr (kWide) draw(consumer, met.pair, kept);  // while there are no products in registers
         multiply(consumer, ring, products, gradients);
         if constexpr (kRelative) {
           RelativeRowFacts& facts = shared.facts[group][turn];
           if (!kOfValues) add_table<true>(consumer, met.pair, ring.stage, facts, stripes, gradients);
           add_table<false>(consumer, met.pair, ring.stage, facts, stripes, products);
         }
-        differentiate(consumer, met.pair, shared.facts[group][turn], products, gradients);
+        if constexpr (!kWide) draw(consumer, met.pair, kept);
+        differentiate(consumer, met.pair, shared.facts[group][turn], kept, products, gradients);
         Operands weights, slopes;
         if constexpr (kBoth || kOfValues) narrow(consumer, products, weights);
         if constexpr (!kOfValues) narrow(consumer, gradients, slopes);
@@ -457,18 +461,24 @@ struct AttentionGradientsWgmma {
     wait_for_products<0>(consumer, sums);
   }
 
+  // Which pairs dropout keeps.
   template <class Group>
-  SK_DEVICE void differentiate(Group& consumer, const TilePair& pair, RowFacts& facts, PerThread<Pair>& products,
-                               PerThread<Pair>& gradients) const {
-    PerThread<MmaBits> kept;
+  SK_DEVICE void draw(Group& consumer, const TilePair& pair, PerThread<MmaBits>& kept) const {
     if constexpr (kScores != Scores::kPlain) {
       const auto first_row = [](int thread) {
         if constexpr (kRelative) compute_anew_from(thread);  // there are no registers to keep it in
         return warp_row<1>(thread);
       };
-      if (p.dropout) kept_pairs<kOfKeys>(consumer, p, pair, first_row, kept);
+      std::conditional_t<kWide, AnewByThread<Group>, Group&> group{consumer};
+      if (p.dropout) kept_pairs<kOfKeys>(group, p, pair, first_row, kept);
     }
+  }
+
+  template <class Group>
+  SK_DEVICE void differentiate(Group& consumer, const TilePair& pair, RowFacts& facts, PerThread<MmaBits>& kept,
+                               PerThread<Pair>& products, PerThread<Pair>& gradients) const {
     consumer.for_threads([&](int thread) {
+      if constexpr (kWide) compute_anew_from(thread);
       const Pairs<kOfKeys> at(thread, warp_row<1>(thread));
       differentiate_pairs<kScores>(p, pair, facts, at, kept[thread], products[thread], gradients[thread]);
     });

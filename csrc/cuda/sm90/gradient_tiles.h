@@ -27,6 +27,24 @@ constexpr int kWidestWithTables = 128;  // heads: shared memory has no room for 
 // Stripes at once: of both tables where heads are narrow.
 constexpr int stripe_stages(int width) { return width <= 64 ? 2 : 1; }
 
+// A group that computes anew what follows from a thread's number: wide heads' sums leave no registers to keep it in.
+template <class Group>
+struct AnewByThread {
+  Group& group;
+
+  template <class F>
+  SK_DEVICE void for_threads(F f) {
+    group.for_threads([&](int thread) {
+      compute_anew_from(thread);
+      f(thread);
+    });
+  }
+  template <int Lanes, int Distance, class T, class Combine>
+  SK_DEVICE void combine(PerThread<T>& values, Combine combine) {
+    group.template combine<Lanes, Distance>(values, combine);
+  }
+};
+
 // The tiles that a panel of keys, or a tile of queries, meets: one after the other, numbered in ascending order.
 template <bool OfKeys>
 class Met {
