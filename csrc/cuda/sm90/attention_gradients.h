@@ -61,7 +61,6 @@ struct AttentionGradientsWgmma {
   };
   using Pair = Tile<1, kMmaColumns>;
   using Sums = Tile<1, Width / 8>;
-  using Operands = PerThread<Fragment>[kTile / kStep];
   AttentionBackwardParams p;
   int count;  // panels, or tiles, of a head
   TensorMap own_first, own_second, met_first, met_second;
@@ -265,19 +264,19 @@ struct AttentionGradientsWgmma {
         }
         if constexpr (!kWide) draw(consumer, met.pair, kept);
         differentiate(consumer, met.pair, shared.facts[group][turn], kept, products, gradients);
-        Operands weights, slopes;
-        if constexpr (kBoth || kOfValues) narrow(consumer, products, weights);
-        if constexpr (!kOfValues) narrow(consumer, gradients, slopes);
+        TileOperands weights, slopes;
+        if constexpr (kBoth || kOfValues) narrow_pairs<S>(consumer, products, weights);
+        if constexpr (!kOfValues) narrow_pairs<S>(consumer, gradients, slopes);
         if constexpr (kBoth) {
           begin_products(consumer, value_sums, sums);
-          add_rows(consumer, value_sums, weights, shared.met_second, ring.stage);
+          add_rows<S, Width>(consumer, value_sums, weights, shared.met_second, ring.stage);
         } else {
           begin_products(consumer, sums);
         }
         if constexpr (kOfValues) {
-          add_rows(consumer, sums, weights, shared.met_second, ring.stage);
+          add_rows<S, Width>(consumer, sums, weights, shared.met_second, ring.stage);
         } else {
-          add_rows(consumer, sums, slopes, shared.met_first, ring.stage);
+          add_rows<S, Width>(consumer, sums, slopes, shared.met_first, ring.stage);
         }
         commit_products(consumer);
         [[maybe_unused]] bool inside = false;  // whether the keys' table has rows for the pair, but for its ends
@@ -482,25 +481,6 @@ struct AttentionGradientsWgmma {
       const Pairs<kOfKeys> at(thread, warp_row<1>(thread));
       differentiate_pairs<kScores>(p, pair, facts, at, kept[thread], products[thread], gradients[thread]);
     });
-  }
-
-  template <class Group>
-  SK_DEVICE static void narrow(Group& consumer, PerThread<Pair>& pairs, Operands& operands) {
-    consumer.for_threads([&](int thread) {
-#pragma unroll
-      for (int k = 0; k < kTile / kStep; ++k) operands[k][thread] = as_left<S>(pairs[thread], 0, k);
-    });
-    settle(operands);
-  }
-
-  // to += left . what is met
-  template <class Group, class Memory>
-  SK_DEVICE static void add_rows(Group& consumer, PerThread<Sums>& to, Operands& left, Memory& met, int stage) {
-#pragma unroll
-    for (int k = 0; k < kTile / kStep; ++k) {
-      multiply_operands<S, Major::kOuter>(consumer, to, 0, left[k],
-                                          column_operand<kTile>(met, stage * kTileEntries, 0, k), true);
-    }
   }
 
   template <class Group, class Memory>

@@ -45,6 +45,29 @@ struct AnewByThread {
   }
 };
 
+// A tile's weights, or gradients of scores, on the left of products.
+using TileOperands = PerThread<Fragment>[kTile / kStep];
+
+template <class S, class Group>
+SK_DEVICE inline void narrow_pairs(Group& group, PerThread<Tile<1, kMmaColumns>>& pairs, TileOperands& operands) {
+  group.for_threads([&](int thread) {
+#pragma unroll
+    for (int k = 0; k < kTile / kStep; ++k) operands[k][thread] = as_left<S>(pairs[thread], 0, k);
+  });
+  settle(operands);
+}
+
+// to += left . what is met
+template <class S, int Width, class Group, class Memory>
+SK_DEVICE inline void add_rows(Group& group, PerThread<Tile<1, Width / 8>>& to, TileOperands& left, Memory& met,
+                               int stage) {
+#pragma unroll
+  for (int k = 0; k < kTile / kStep; ++k) {
+    multiply_operands<S, Major::kOuter>(group, to, 0, left[k], column_operand<kTile>(met, stage * kTile * Width, 0, k),
+                                        true);
+  }
+}
+
 // The tiles that a panel of keys, or a tile of queries, meets: one after the other, numbered in ascending order.
 template <bool OfKeys>
 class Met {
