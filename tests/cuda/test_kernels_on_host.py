@@ -85,6 +85,11 @@ OP_SUITE = {
         # of every pair of arguments those with relative keys or values
         "every_pair and (-key or -value or -all)",
     ),
+    "attention on warpgroups, wide heads": (
+        ["test_attention_oracle.py"],
+        # of the directed sizes those of 256
+        "wide_heads or directed and (63x63 or 100x257)",
+    ),
     "attention on tensor cores, refused": (
         ["test_attention_gradcheck.py"],
         "hold_anything or nothing_to_do",
@@ -132,7 +137,7 @@ def _run(family: str) -> subprocess.CompletedProcess[str]:
     environment |= WARPGROUPS if "warpgroups" in family else {}
     environment |= {"SEO_KERNELS_TEST_DIM_STEP": "8"} if "attention on warpgroups" in family else {}
     environment |= {"SEO_KERNELS_TEST_SHARE": "2"} if "relative tables" in family else {}
-    environment |= {"SEO_KERNELS_TEST_SHARE": "1"} if family in SLOW else {}
+    environment |= {"SEO_KERNELS_TEST_SHARE": "1"} if family in SLOW or "wide heads" in family else {}
     options = ("-q", "-x", "-p", "on_host", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", chosen)
     return subprocess.run(
         [sys.executable, "-m", "pytest", *options, *(TESTS / "ops" / name for name in files)],

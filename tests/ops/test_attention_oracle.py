@@ -170,6 +170,31 @@ def test_every_pair(device, row, seed):
     check(case_of_row(row, seed), device=device)
 
 
+# Sums of heads wider than 128 take most registers: such kernels are others.
+WIDE = COLUMNS | {
+    "pattern": ["causal", "local", "blocks", "dense"],
+    "relative": ["no table"],
+    "mask": ["no mask", "bool", "lengths", "packed"],
+    "lengths": [(67, 67), (70, 150), (150, 53)],
+    "heads": [(4, 1), (2, 2)],
+    "dims": [(160, 160), (192, 128), (256, 256), (64, 200)],
+    "through": ["both", "out"],
+    "strides": [("contiguous",) * 3, ("heads inside",) * 3],
+}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    ("row", "seed"),
+    [(row, seed) for seed, row in enumerate(pairwise(WIDE))][::SHARE],
+    ids=lambda value: (
+        "-".join(str(value[n]) for n in ("dims", "pattern", "mask")) if isinstance(value, dict) else ""
+    ),
+)
+def test_wide_heads(device, row, seed):
+    check(case_of_row(row, seed), device=device)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("device", DEVICES)

@@ -43,19 +43,23 @@ inline Scores scores_of(const AttentionProblem& p) {
 // Of queries and values: the wider decides.
 constexpr int64_t width_of(const AttentionProblem& p) { return p.dim > p.value_dim ? p.dim : p.value_dim; }
 
+// Calls f with them as a constant.
+template <class F>
+inline void with_scores(const AttentionProblem& p, F f) {
+  switch (scores_of(p)) {
+    case Scores::kPlain:
+      return f(std::integral_constant<Scores, Scores::kPlain>{});
+    case Scores::kModified:
+      return f(std::integral_constant<Scores, Scores::kModified>{});
+    case Scores::kRelative:
+      return f(std::integral_constant<Scores, Scores::kRelative>{});
+  }
+}
+
 // Calls f with both as constants.
 template <class F>
 inline void with_scores_and_width(const AttentionProblem& p, F f) {
-  with_width(width_of(p), [&](auto width) {
-    switch (scores_of(p)) {
-      case Scores::kPlain:
-        return f(width, std::integral_constant<Scores, Scores::kPlain>{});
-      case Scores::kModified:
-        return f(width, std::integral_constant<Scores, Scores::kModified>{});
-      case Scores::kRelative:
-        return f(width, std::integral_constant<Scores, Scores::kRelative>{});
-    }
-  });
+  with_width(width_of(p), [&](auto width) { with_scores(p, [&](auto scores) { f(width, scores); }); });
 }
 
 template <class F>

@@ -10,18 +10,9 @@ namespace {
 // Calls f with width and scores as constants.
 template <class F>
 void with_gradient_kernel(const AttentionProblem& p, F f) {
-  const auto with_scores_of = [&](auto width) {
-    switch (scores_of(p)) {
-      case Scores::kPlain:
-        return f(width, std::integral_constant<Scores, Scores::kPlain>{});
-      case Scores::kModified:
-        return f(width, std::integral_constant<Scores, Scores::kModified>{});
-      case Scores::kRelative:
-        return f(width, std::integral_constant<Scores, Scores::kRelative>{});
-    }
-  };
-  if (width_of(p) <= 64) return with_scores_of(std::integral_constant<int, 64>{});
-  with_scores_of(std::integral_constant<int, 128>{});
+  with_scores_and_width(p, [&](auto width, auto scores) {
+    if constexpr (scores != Scores::kRelative || width <= kWidestWithTables) f(width, scores);
+  });
 }
 
 CopySource grad_out_source(const AttentionBackwardParams& p) {
@@ -62,7 +53,10 @@ void start(const AttentionBackwardParams& p, int64_t count, int64_t heads, const
 }  // namespace
 
 std::string backward_refusal(const AttentionBackwardParams& p) {
-  if (width_of(p) > 128) return "it has no gradients of heads wider than 128, here " + std::to_string(width_of(p));
+  if (scores_of(p) == Scores::kRelative && width_of(p) > kWidestWithTables) {
+    return "relative keys and values of heads of more than " + std::to_string(kWidestWithTables) +
+           " do not fit a block";
+  }
   if (p.plan.tile_rows != kTile) {
     return "tiles of queries have " + std::to_string(p.plan.tile_rows) + " rows, it needs " + std::to_string(kTile);
   }

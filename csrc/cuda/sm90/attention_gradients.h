@@ -8,11 +8,14 @@
 //
 // Of a multiprocessor's 227 KiB of shared memory, and of a consumer thread's 232 registers, what takes most:
 //
-//   width                             64        128
-//   tiles that stay, KiB              32        64
-//   a ring of the other side's, KiB   32        64
-//   sums + products + their operands  64+64+32  64+64+32
+//   width                             64        128       256
+//   tiles that stay, KiB              32        64        128; dV 64
+//   a ring of the other side's, KiB   32        64        2 x 32 + 32; dV 128
+//   sums + products + their operands  64+64+32  64+64+32  128+64+16
 //
+// dV needs no gradients of weights, and none of what they are made of stays. Of a width of 256, the other gradients
+// have one stage of output gradients, or values: those are read before the scores' gradients are found, and the next
+// come meanwhile.
 // Beside relative tables, whose stripes take 48 KiB and what is rotated of them 32 to 48, the ring of dQ of a width of
 // 128 has one stage.
 #pragma once
@@ -28,9 +31,14 @@ template <class S, int Width, Scores kScores, Wanted kWanted>
 struct AttentionGradientsWgmma {
   static constexpr bool kOfKeys = kWanted != Wanted::kQuery, kBoth = kWanted == Wanted::kKeyAndValue;
   static constexpr bool kOfValues = kWanted == Wanted::kValue, kRelative = kScores == Scores::kRelative;
+  static constexpr bool kWide = Width > 128;
   static constexpr bool kOfTable = kRelative && !kOfKeys;  // the keys' table is part of dQ
   static constexpr int kConsumers = 2, kThreads = warpgroup_threads(kConsumers);
   static constexpr int kStages = met_stages(Width, kScores, kWanted), kStripes = stripe_stages(Width);
+  // Of one second tile at once, the barriers come after those of the stages; there is room for one pair's facts.
+  static constexpr bool kOneSecond = one_second(Width, kWanted);
+  static constexpr int kSecondStages = kOneSecond ? 1 : kStages, kBarriers = kStages + kOneSecond;
+  static constexpr int kFacts = kOneSecond ? 1 : 2;
   static constexpr int kTileEntries = kTile * Width, kTileBytes = 2 * kTileEntries;
   static constexpr int64_t kEnd = -1;  // in place of a number: no tile comes any more
   struct SharedStripes {
@@ -42,16 +50,17 @@ struct AttentionGradientsWgmma {
   using Facts = std::conditional_t<kRelative, RelativeRowFacts, RowFacts>;
   struct Shared : std::conditional_t<kRelative, SharedStripes, Nothing> {
     // keys and values, queries and output gradients; at the end, gradients
-    SwizzledArray<S, kConsumers * kTileEntries> own_first, own_second;
-    SwizzledArray<S, kStages * kTileEntries> met_first, met_second;  // of the other side
-    Facts facts[kConsumers][2];                                      // of a pair of tiles, and of the next
+    SwizzledArray<S, kConsumers * kTileEntries> own_first;
+    std::conditional_t<kOfValues, Nothing, SwizzledArray<S, kConsumers * kTileEntries>> own_second;
+    SwizzledArray<S, kStages * kTileEntries> met_first;  // of the other side
+    SwizzledArray<S, kSecondStages * kTileEntries> met_second;
+    Facts facts[kConsumers][kFacts];  // of a pair of tiles, and of the next
     SharedArray<int64_t, kStages> number;
-    Barrier own_full, met_full[kStages], met_empty[kStages];
+    Barrier own_full, met_full[kBarriers], met_empty[kBarriers];
     Barrier cut;  // keys of which key_lengths hides some rows are there
   };
   using Pair = Tile<1, kMmaColumns>;
   using Sums = Tile<1, Width / 8>;
-  using Operands = PerThread<Fragment>[kTile / kStep];
   AttentionBackwardParams p;
   int count;  // panels, or tiles, of a head
   TensorMap own_first, own_second, met_first, met_second;
@@ -68,7 +77,7 @@ struct AttentionGradientsWgmma {
       Shared& shared = block.shared();
       init_barrier(shared.own_full, 1);
       init_barrier(shared.cut, 1);
-      for (int s = 0; s < kStages; ++s) {
+      for (int s = 0; s < kBarriers; ++s) {
         init_barrier(shared.met_full[s], 1);
         init_barrier(shared.met_empty[s], kConsumers * kGroupArrivals);
       }
@@ -85,6 +94,13 @@ struct AttentionGradientsWgmma {
   }
 
  private:
+  // Where the second tile of a stage is.
+  SK_DEVICE static Ring<kStages> second_at(const Ring<kStages>& ring) {
+    static_assert(!kOneSecond || kStages == 2);
+    if constexpr (!kOneSecond) return ring;
+    return {0, ring.stage};
+  }
+
   SK_DEVICE Place place(int64_t block) const {
     int index = static_cast<int>(block);
     compute_anew_from(index);
@@ -98,12 +114,14 @@ struct AttentionGradientsWgmma {
   SK_DEVICE void produce(Group& producer, const Place& at) const {
     Shared& shared = producer.shared();
     producer.one_thread([&] {
-      expect_bytes(shared.own_full, 2 * kConsumers * kTileBytes);
+      expect_bytes(shared.own_full, (kOfValues ? 1 : 2) * kConsumers * kTileBytes);
       for (int n = 0; n < kConsumers; ++n) {  // zeros, where there is no second
         const int row = (at.first + n) * kTile;
         load_rows<kTile, Width>(own_first, shared.own_full, shared.own_first, n * kTileEntries, row, at.head, at.batch);
-        load_rows<kTile, Width>(own_second, shared.own_full, shared.own_second, n * kTileEntries, row, at.head,
-                                at.batch);
+        if constexpr (!kOfValues) {
+          load_rows<kTile, Width>(own_second, shared.own_full, shared.own_second, n * kTileEntries, row, at.head,
+                                  at.batch);
+        }
       }
     });
     const bool two = at.first + 1 < count;
@@ -149,9 +167,16 @@ struct AttentionGradientsWgmma {
         shared.follows[2 * ring.stage] = stripe_follows<true>(met, at);
         shared.follows[2 * ring.stage + 1] = stripe_follows<false>(met, at);
       }
-      expect_bytes(there, 2 * kTileBytes);
+      expect_bytes(there, (kOneSecond ? 1 : 2) * kTileBytes);
       load_rows<kTile, Width>(met_first, there, shared.met_first, first, met.row(), met.head(), at.batch);
-      load_rows<kTile, Width>(met_second, there, shared.met_second, first, met.row(), met.head(), at.batch);
+      if constexpr (kOneSecond) {
+        Barrier& second = shared.met_full[kStages];
+        wait_alone(shared.met_empty[kStages], second_at(ring).parity ^ 1);
+        expect_bytes(second, kTileBytes);
+        load_rows<kTile, Width>(met_second, second, shared.met_second, 0, met.row(), met.head(), at.batch);
+      } else {
+        load_rows<kTile, Width>(met_second, there, shared.met_second, first, met.row(), met.head(), at.batch);
+      }
     });
     if (!cut) return;
     producer.wait(shared.cut, 0);  // one panel at most is cut
@@ -229,26 +254,29 @@ struct AttentionGradientsWgmma {
       if (more && number[0] == met.number(p)) {
         consumer.sync();  // facts are there, those before are read
         PerThread<Pair> products, gradients;
-        multiply(consumer, ring.stage, products, gradients);
+        PerThread<MmaBits> kept;
+        if constexpr (kWide) draw(consumer, met.pair, kept);  // while there are no products in registers
+        multiply(consumer, ring, products, gradients);
         if constexpr (kRelative) {
           RelativeRowFacts& facts = shared.facts[group][turn];
           if (!kOfValues) add_table<true>(consumer, met.pair, ring.stage, facts, stripes, gradients);
           add_table<false>(consumer, met.pair, ring.stage, facts, stripes, products);
         }
-        differentiate(consumer, met.pair, shared.facts[group][turn], products, gradients);
-        Operands weights, slopes;
-        if constexpr (kBoth || kOfValues) narrow(consumer, products, weights);
-        if constexpr (!kOfValues) narrow(consumer, gradients, slopes);
+        if constexpr (!kWide) draw(consumer, met.pair, kept);
+        differentiate(consumer, met.pair, shared.facts[group][turn], kept, products, gradients);
+        TileOperands weights, slopes;
+        if constexpr (kBoth || kOfValues) narrow_pairs<S>(consumer, products, weights);
+        if constexpr (!kOfValues) narrow_pairs<S>(consumer, gradients, slopes);
         if constexpr (kBoth) {
           begin_products(consumer, value_sums, sums);
-          add_rows(consumer, value_sums, weights, shared.met_second, ring.stage);
+          add_rows<S, Width>(consumer, value_sums, weights, shared.met_second, ring.stage);
         } else {
           begin_products(consumer, sums);
         }
         if constexpr (kOfValues) {
-          add_rows(consumer, sums, weights, shared.met_second, ring.stage);
+          add_rows<S, Width>(consumer, sums, weights, shared.met_second, ring.stage);
         } else {
-          add_rows(consumer, sums, slopes, shared.met_first, ring.stage);
+          add_rows<S, Width>(consumer, sums, slopes, shared.met_first, ring.stage);
         }
         commit_products(consumer);
         [[maybe_unused]] bool inside = false;  // whether the keys' table has rows for the pair, but for its ends
@@ -258,7 +286,11 @@ struct AttentionGradientsWgmma {
           weigh_table(consumer, met.pair, gradients, inside, ends, low, high);
         }
         more = met.next();
-        turn ^= 1;
+        if constexpr (kFacts == 2) {
+          turn ^= 1;
+        } else {
+          consumer.sync();  // facts are read
+        }
         if (more) write_facts(consumer, met.pair, shared.facts[group][turn]);
         if constexpr (kBoth) {
           wait_for_products<0>(consumer, value_sums, sums);
@@ -272,6 +304,9 @@ struct AttentionGradientsWgmma {
       } else if constexpr (kRelative) {
         leave_stripe<true>(consumer, ring.stage, stripes);
         leave_stripe<false>(consumer, ring.stage, stripes);
+      } else if constexpr (kOneSecond) {
+        wait_for_second(consumer, ring);  // or it would pass one twice
+        consumer.arrive(shared.met_empty[kStages]);
       }
       consumer.arrive(shared.met_empty[ring.stage]);
       ring.advance();
@@ -288,7 +323,7 @@ struct AttentionGradientsWgmma {
       store(consumer, shared.own_second, p.grad_value, at, first_row, p.key_length, p.value_dim, value_sums, 1.0f);
     }
     if constexpr (kOfValues) {
-      store(consumer, shared.own_second, p.grad_value, at, first_row, p.key_length, p.value_dim, sums, 1.0f);
+      store(consumer, shared.own_first, p.grad_value, at, first_row, p.key_length, p.value_dim, sums, 1.0f);
     } else if constexpr (kOfKeys) {
       store(consumer, shared.own_first, p.grad_key, at, first_row, p.key_length, p.dim, sums, scale);
     } else {
@@ -303,23 +338,43 @@ struct AttentionGradientsWgmma {
     if constexpr (kRelative) write_ends(consumer, p, pair, facts);
   }
 
+  template <class Group>
+  SK_DEVICE static void wait_for_second(Group& consumer, const Ring<kStages>& ring) {
+    consumer.wait(consumer.shared().met_full[kStages], second_at(ring).parity);
+  }
+
   // products = first . first^T, gradients of weights = second . second^T: rows of what stays
   template <class Group>
-  SK_DEVICE void multiply(Group& consumer, int stage, PerThread<Pair>& products, PerThread<Pair>& gradients) const {
+  SK_DEVICE void multiply(Group& consumer, const Ring<kStages>& ring, PerThread<Pair>& products,
+                          PerThread<Pair>& gradients) const {
     Shared& shared = consumer.shared();
-    begin_products(consumer, products, gradients);
+    if constexpr (kOfValues || kOneSecond) {
+      begin_products(consumer, products);
+    } else {
+      begin_products(consumer, products, gradients);
+    }
 #pragma unroll
     for (int k = 0; k < Width / kStep; ++k) {
-      multiply_rows(consumer, products, shared.own_first, shared.met_first, stage, k);
+      multiply_rows(consumer, products, shared.own_first, shared.met_first, ring.stage, k);
+    }
+    if constexpr (kOneSecond) {
+      commit_products(consumer);
+      wait_for_second(consumer, ring);
+      begin_products(consumer, gradients);
     }
     if constexpr (!kOfValues) {
 #pragma unroll
       for (int k = 0; k < Width / kStep; ++k) {
-        multiply_rows(consumer, gradients, shared.own_second, shared.met_second, stage, k);
+        multiply_rows(consumer, gradients, shared.own_second, shared.met_second, second_at(ring).stage, k);
       }
     }
     commit_products(consumer);
-    wait_for_products<0>(consumer, products, gradients);
+    if constexpr (kOfValues) {
+      wait_for_products<0>(consumer, products);
+    } else {
+      wait_for_products<0>(consumer, products, gradients);
+    }
+    if constexpr (kOneSecond) consumer.arrive(shared.met_empty[kStages]);
   }
 
   template <class Group, class Own, class Other>
@@ -405,40 +460,27 @@ struct AttentionGradientsWgmma {
     wait_for_products<0>(consumer, sums);
   }
 
+  // Which pairs dropout keeps.
   template <class Group>
-  SK_DEVICE void differentiate(Group& consumer, const TilePair& pair, RowFacts& facts, PerThread<Pair>& products,
-                               PerThread<Pair>& gradients) const {
-    PerThread<MmaBits> kept;
+  SK_DEVICE void draw(Group& consumer, const TilePair& pair, PerThread<MmaBits>& kept) const {
     if constexpr (kScores != Scores::kPlain) {
       const auto first_row = [](int thread) {
         if constexpr (kRelative) compute_anew_from(thread);  // there are no registers to keep it in
         return warp_row<1>(thread);
       };
-      if (p.dropout) kept_pairs<kOfKeys>(consumer, p, pair, first_row, kept);
+      std::conditional_t<kWide, AnewByThread<Group>, Group&> group{consumer};
+      if (p.dropout) kept_pairs<kOfKeys>(group, p, pair, first_row, kept);
     }
-    consumer.for_threads([&](int thread) {
-      const Pairs<kOfKeys> at(thread, warp_row<1>(thread));
-      differentiate_pairs<kScores>(p, pair, facts, at, kept[thread], products[thread], gradients[thread]);
-    });
   }
 
   template <class Group>
-  SK_DEVICE static void narrow(Group& consumer, PerThread<Pair>& pairs, Operands& operands) {
+  SK_DEVICE void differentiate(Group& consumer, const TilePair& pair, RowFacts& facts, PerThread<MmaBits>& kept,
+                               PerThread<Pair>& products, PerThread<Pair>& gradients) const {
     consumer.for_threads([&](int thread) {
-#pragma unroll
-      for (int k = 0; k < kTile / kStep; ++k) operands[k][thread] = as_left<S>(pairs[thread], 0, k);
+      if constexpr (kWide) compute_anew_from(thread);
+      const Pairs<kOfKeys> at(thread, warp_row<1>(thread));
+      differentiate_pairs<kScores>(p, pair, facts, at, kept[thread], products[thread], gradients[thread]);
     });
-    settle(operands);
-  }
-
-  // to += left . what is met
-  template <class Group, class Memory>
-  SK_DEVICE static void add_rows(Group& consumer, PerThread<Sums>& to, Operands& left, Memory& met, int stage) {
-#pragma unroll
-    for (int k = 0; k < kTile / kStep; ++k) {
-      multiply_operands<S, Major::kOuter>(consumer, to, 0, left[k],
-                                          column_operand<kTile>(met, stage * kTileEntries, 0, k), true);
-    }
   }
 
   template <class Group, class Memory>

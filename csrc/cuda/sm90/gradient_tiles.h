@@ -13,13 +13,60 @@ enum class Wanted { kQuery, kKey, kValue, kKeyAndValue };
 // Whether a thread has registers for the sums of dK and dV at once; otherwise they take a launch each.
 constexpr bool both_at_once(int width) { return width <= 64; }
 
-// Tiles of the other side at once.
+// Tiles of the other side at once: queries for dK and dV, keys for dQ.
 constexpr int met_stages(int width, Scores scores, Wanted wanted) {
   return scores == Scores::kRelative && width > 64 && wanted == Wanted::kQuery ? 1 : 2;
 }
 
+// Whether there is one tile at once of output gradients, or values: of wide heads two do not fit beside two tiles each
+// that stay.
+constexpr bool one_second(int width, Wanted wanted) { return width > 128 && wanted != Wanted::kValue; }
+
+constexpr int kWidestWithTables = 128;  // heads: shared memory has no room for stripes of wider ones
+
 // Stripes at once: of both tables where heads are narrow.
 constexpr int stripe_stages(int width) { return width <= 64 ? 2 : 1; }
+
+// A group that computes anew what follows from a thread's number: wide heads' sums leave no registers to keep it in.
+template <class Group>
+struct AnewByThread {
+  Group& group;
+
+  template <class F>
+  SK_DEVICE void for_threads(F f) {
+    group.for_threads([&](int thread) {
+      compute_anew_from(thread);
+      f(thread);
+    });
+  }
+  template <int Lanes, int Distance, class T, class Combine>
+  SK_DEVICE void combine(PerThread<T>& values, Combine combine) {
+    group.template combine<Lanes, Distance>(values, combine);
+  }
+};
+
+// A tile's weights, or gradients of scores, on the left of products.
+using TileOperands = PerThread<Fragment>[kTile / kStep];
+
+template <class S, class Group>
+SK_DEVICE inline void narrow_pairs(Group& group, PerThread<Tile<1, kMmaColumns>>& pairs, TileOperands& operands) {
+  group.for_threads([&](int thread) {
+#pragma unroll
+    for (int k = 0; k < kTile / kStep; ++k) operands[k][thread] = as_left<S>(pairs[thread], 0, k);
+  });
+  settle(operands);
+}
+
+// to += left . what is met
+template <class S, int Width, class Group, class Memory>
+SK_DEVICE inline void add_rows(Group& group, PerThread<Tile<1, Width / 8>>& to, TileOperands& left, Memory& met,
+                               int stage) {
+#pragma unroll
+  for (int k = 0; k < kTile / kStep; ++k) {
+    multiply_operands<S, Major::kOuter>(group, to, 0, left[k], column_operand<kTile>(met, stage * kTile * Width, 0, k),
+                                        true);
+  }
+}
 
 // The tiles that a panel of keys, or a tile of queries, meets: one after the other, numbered in ascending order.
 template <bool OfKeys>
