@@ -11,6 +11,7 @@ struct DeviceLimits {
   int major, minor;      // compute capability
   int64_t shared_bytes;  // of one block, at most
   int64_t cache_bytes;   // of the cache that all multiprocessors share
+  int multiprocessors;
 };
 
 DeviceLimits device_limits();
