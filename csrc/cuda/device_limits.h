@@ -11,9 +11,10 @@ struct DeviceLimits {
   int major, minor;      // compute capability
   int64_t shared_bytes;  // of one block, at most
   int64_t cache_bytes;   // of the cache that all multiprocessors share
-  int multiprocessors;
 };
 
 DeviceLimits device_limits();
+
+int64_t multiprocessors();
 
 }  // namespace seo_kernels::cuda

@@ -47,7 +47,7 @@ struct Deal {
 
 // taken: memory for a number, or null. One block fits a multiprocessor.
 inline Deal deal_of(const Schedule& schedule, unsigned* taken, Stream stream, const char* op) {
-  const int64_t count = schedule.blocks(), room = device_limits().multiprocessors;
+  const int64_t count = schedule.blocks(), room = multiprocessors();
   if (!taken || count <= room) return {static_cast<unsigned>(count), static_cast<unsigned>(count), nullptr};
   clear(taken, stream, op);
   return {static_cast<unsigned>(count), static_cast<unsigned>(room), taken};

@@ -25,6 +25,22 @@
 namespace seo_kernels::cuda::sm90 {
 namespace {
 
+// How far a consumer is, in one register: the parity of its tile, that of its turn, and above those its steps.
+class Progress {
+ public:
+  SK_DEVICE explicit Progress(int turn) : bits_(static_cast<unsigned>(turn) << 1) {}
+
+  SK_DEVICE int tile_parity() const { return static_cast<int>(bits_ & 1); }
+  SK_DEVICE int turn() const { return static_cast<int>(bits_ >> 1 & 1); }
+  SK_DEVICE Ring<2> ring() const { return {static_cast<int>(bits_ >> 2 & 1), static_cast<int>(bits_ >> 3 & 1)}; }
+  SK_DEVICE void end_tile() { bits_ ^= 1; }
+  SK_DEVICE void end_turn() { bits_ ^= 2; }
+  SK_DEVICE void end_step() { bits_ += 4; }
+
+ private:
+  unsigned bits_;
+};
+
 // Panels of a step: what changes scores takes the registers of one.
 constexpr int panels_at_once(int width, Scores scores) {
   return scores != Scores::kRelative && (width <= 64 || (width <= 128 && scores == Scores::kPlain)) ? 2 : 1;
@@ -95,9 +111,8 @@ struct AttentionForwardWgmma {
     int tile_parity = 0, cut_parity = 0;
   };
   struct Consuming {
-    Ring<kStages> ring;
+    Progress progress;
     Relative relative;
-    int tile_parity = 0, turn;
   };
 
   // Which stage of values belongs to a stage of keys.
@@ -228,15 +243,14 @@ struct AttentionForwardWgmma {
 
   template <class Group>
   SK_DEVICE void consume(Group& consumer) const {
-    Consuming state;
-    state.turn = consumer.group() == 0;  // the first one's is given
+    Consuming state{Progress(consumer.group() == 0), {}};  // the first one's turn is given
 #pragma unroll 1
     for (;;) {
-      consumer.wait(consumer.shared().query_full, state.tile_parity);
-      const unsigned index = index_of(consumer, state.tile_parity);
+      consumer.wait(consumer.shared().query_full, state.progress.tile_parity());
+      const unsigned index = index_of(consumer, state.progress.tile_parity());
       if (!deal.has(index)) return;
       attend(consumer, TilePlace(p, schedule.at(index)), state);
-      state.tile_parity ^= 1;
+      state.progress.end_tile();
     }
   }
 
@@ -246,7 +260,7 @@ struct AttentionForwardWgmma {
     Shared& shared = consumer.shared();
     const int group = consumer.group();
     Steps<kPanels> steps(p, at);
-    Ring<kStages>& ring = state.ring;
+    Progress& progress = state.progress;
     Relative& relative = state.relative;
     PerThread<Sums> sums;
     PerThread<Products> products;
@@ -261,6 +275,7 @@ struct AttentionForwardWgmma {
     bool more = steps.next();
     const bool any = more;
     if (any) {
+      const Ring<kStages> ring = progress.ring();
       consumer.wait(shared.key_full[ring.stage], ring.parity);
       begin_scores(consumer, ring.stage, products);
       wait_for_products<0>(consumer, products);
@@ -273,16 +288,17 @@ struct AttentionForwardWgmma {
     }
 #pragma unroll 1
     while (more) {
-      const Ring<kStages> values = values_at(ring);
-      ring.advance();
+      const Ring<kStages> values = values_at(progress.ring());
+      progress.end_step();
+      const Ring<kStages> ring = progress.ring();
       consumer.wait(shared.key_full[ring.stage], ring.parity);
       consumer.wait(shared.value_full[values.stage], values.parity);
       if constexpr (kRelative) relative.wait_for_values(consumer);
-      consumer.wait(shared.turn[group], state.turn);
+      consumer.wait(shared.turn[group], progress.turn());
       begin_scores(consumer, ring.stage, products);
       begin_values(consumer, values.stage, weights, relative, sums);
       consumer.arrive(shared.turn[1 - group]);
-      state.turn ^= 1;
+      progress.end_turn();
       wait_for_products<1>(consumer, products);
       consumer.arrive(shared.key_empty[ring.stage]);
       if constexpr (kRelative) relative.add_keys(consumer, p, steps.pairs[0], products, sums);
@@ -303,8 +319,8 @@ struct AttentionForwardWgmma {
     }
     if constexpr (kOutputsApart) consumer.arrive(shared.query_empty);
     if (any) {
-      const Ring<kStages> values = values_at(ring);
-      ring.advance();
+      const Ring<kStages> values = values_at(progress.ring());
+      progress.end_step();
       consumer.wait(shared.value_full[values.stage], values.parity);
       if constexpr (kRelative) relative.wait_for_values(consumer);
       begin_values(consumer, values.stage, weights, relative, sums);
@@ -376,8 +392,9 @@ struct AttentionForwardWgmma {
     S* out = static_cast<S*>(p.out.data) + pair.batch() * p.out.stride[0] + pair.head() * p.out.stride[1];
     const auto store = [&](auto& memory) {
       PartOf<Queries> own{memory, group * kGroupEntries};
+      Anew<Group> anew{consumer};
       store_tile<S, Width>(
-          consumer, own, sums, [&](int thread, int m, int h) { return rows[thread].factor[m][h]; }, out, p.out,
+          anew, own, sums, [&](int thread, int m, int h) { return rows[thread].factor[m][h]; }, out, p.out,
           pair.row_begin() + begin, pair.row_begin() + pair.rows(), static_cast<int>(p.value_dim));
     };
     Shared& shared = consumer.shared();
