@@ -1,14 +1,16 @@
 // Attention forward on warpgroups: a block has a tile of 128 queries, 64 for each of two consumers, and goes over the
-// panels of keys that they visit, with an online softmax. The producer copies queries once, and keys and values into
-// rings of two stages. A consumer begins the next step's scores before the values of this one are multiplied, and turns
-// them into weights meanwhile; consumers take turns to begin products, so that one's softmax runs beside the other's
-// products. Scores and weights stay in registers.
+// panels of keys that they visit, with an online softmax. The producer copies a tile's queries once, and keys and
+// values into rings of two stages. A consumer begins the next step's scores before the values of this one are
+// multiplied, and turns them into weights meanwhile; consumers take turns to begin products, so that one's softmax runs
+// beside the other's products. Scores and weights stay in registers. Blocks stay and take tile after tile: the producer
+// brings the next one's first keys and queries while consumers finish one, and rings, parities and turns go on.
 //
 // Of a multiprocessor's 227 KiB of shared memory, and of a consumer thread's 232 registers, what takes most:
 //
 //   width                        64        128       128, changed scores  256        128, relative tables
 //   keys of a step               128       128       64                   64         64
 //   queries, KiB                 16        32        32                   64         32
+//   outputs, KiB                 16        32        32                   as queries as queries
 //   keys and values, KiB         2 x 32    2 x 64    2 x 32               2 x 64     2 x 16 + 16
 //   sums + scores + weights      32+64+32  64+64+32  64+32+16             128+32+16  64+32+16
 //
