@@ -54,7 +54,8 @@ constexpr int64_t narrow_ld(int64_t width) { return (width + 7) / 8 * 8; }
 
 struct AttentionForwardParams : AttentionParams {
   TensorView out;
-  void* lse;  // acc (B, Hq, Tq)
+  void* lse;                  // acc (B, Hq, Tq)
+  unsigned* taken = nullptr;  // of one launch, where its blocks may stay and take tile after tile
 };
 
 // Gradients; a null pointer means not wanted. Table gradients are per slot: slot s owns the s-th copy of what belongs

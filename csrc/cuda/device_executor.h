@@ -103,6 +103,9 @@ class Block {
     return flag[0] != 0;
   }
 
+  // What the counter was before it grew by one. By one thread.
+  SK_DEVICE static unsigned take(unsigned* counter) { return atomicAdd(counter, 1u); }
+
  private:
   template <class V>
   SK_DEVICE static V of_neighbour(const V& mine, int distance) {
@@ -142,6 +145,11 @@ __global__ void __launch_bounds__(kThreads, kBlocks) run_blocks(const __grid_con
 inline void check(cudaError_t status, const char* op) {
   if (status == cudaSuccess) return;
   throw std::runtime_error(std::string(op) + ": CUDA: " + cudaGetErrorString(status));
+}
+
+// Zero, before what is launched later.
+inline void clear(unsigned* counter, Stream stream, const char* op) {
+  check(cudaMemsetAsync(counter, 0, sizeof(*counter), static_cast<cudaStream_t>(stream)), op);
 }
 
 template <class Kernel>

@@ -12,9 +12,16 @@ DeviceLimits device_limits() {
   check(cudaDeviceGetAttribute(&cache, cudaDevAttrL2CacheSize, device), "device_limits");
   return {major, minor, bytes, cache};
 }
+int64_t multiprocessors() {
+  int device, count;
+  check(cudaGetDevice(&device), "device_limits");
+  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "device_limits");
+  return count;
+}
 #else
 // A cache so small that small problems do not fit.
 DeviceLimits device_limits() { return {9, 0, INT64_MAX, 64 << 10}; }
+int64_t multiprocessors() { return 3; }  // so that blocks go on to further tiles
 #endif
 
 }  // namespace seo_kernels::cuda

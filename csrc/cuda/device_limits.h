@@ -15,4 +15,6 @@ struct DeviceLimits {
 
 DeviceLimits device_limits();
 
+int64_t multiprocessors();
+
 }  // namespace seo_kernels::cuda

@@ -375,6 +375,7 @@ class HostThreads {
     now.warp_epoch = 0;
   }
   void sync_warp() { ++HostThread::current().warp_epoch; }
+  static unsigned take(unsigned* counter) { return (*counter)++; }
 
   template <int Width, int First = 1, class V, class F>
   void combine(PerThread<V>& value, F f) {
@@ -409,6 +410,8 @@ class Block : public HostThreads {
   int64_t index_;
   std::unique_ptr<Shared> shared_;
 };
+
+inline void clear(unsigned* counter, Stream, const char*) { *counter = 0; }
 
 template <class Kernel>
 void launch(const Kernel& kernel, int64_t blocks, Stream, const char*) {

@@ -1,4 +1,5 @@
-// In which order blocks take tiles and panels: schedule order [MISTAKE] says "right", or what is wrong.
+// In which order blocks take tiles and panels, and which: schedule order or deal [MISTAKE] says "right", or what is
+// wrong.
 #include "cuda/attention/schedule.h"
 
 #include <set>
@@ -73,6 +74,55 @@ void check_plan(const char* text, const std::vector<uint8_t>& layout, int64_t le
   }
 }
 
+struct Taker {
+  static unsigned take(unsigned* counter) { return (*counter)++; }
+};
+
+// Blocks that take turns of `turn` tiles, the first as many as it likes where that is 0.
+void check_deal(const Deal& deal, int turn) {
+  std::vector<int> visits(deal.count);
+  std::vector<unsigned> at(deal.blocks);
+  for (unsigned block = 0; block < deal.blocks; ++block) at[block] = block;
+  Taker taker;
+  for (bool any = true; any;) {
+    any = false;
+    for (unsigned& index : at) {
+      for (int n = 0; deal.has(index) && (turn == 0 || n < turn); ++n) {
+        ++visits.at(index);
+        index = deal.next(taker);
+        if (mistake == "next" && deal.has(index)) ++index;
+        any = true;
+      }
+    }
+  }
+  for (size_t n = 0; n < visits.size(); ++n) {
+    expect(visits[n] == 1, std::to_string(n) + " is taken " + std::to_string(visits[n]) + " times");
+  }
+}
+
+void check_deals() {
+  for (const unsigned count : {1, 2, 3, 4, 7, 64, 101}) {
+    std::vector<int32_t> order(count);
+    const Schedule schedule{order.data(), count, 1, 1};
+    unsigned taken = 5;  // of another launch
+    const Deal deal = deal_of(schedule, &taken, nullptr, "schedule");
+    const auto room = static_cast<unsigned>(multiprocessors());
+    expect(deal.count == count && deal.blocks == std::min(count, room), "the number of blocks that stay");
+    expect(!deal.taken || taken == 0, "a launch that begins where another ended");
+    if (mistake == "counter") taken = 1;
+    check_deal(deal, 1);
+    const Deal apart = deal_of(schedule, nullptr, nullptr, "schedule");
+    expect(apart.blocks == count, "a block for each");
+    check_deal(apart, 1);
+    for (const unsigned blocks : {1u, 2u, 3u, 5u, count}) {
+      for (const int turn : {0, 1, 2, 3}) {
+        taken = 0;
+        check_deal({count, std::min(blocks, count), &taken}, turn);
+      }
+    }
+  }
+}
+
 void check_all() {
   std::vector<uint8_t> layout(6 * 8 * 8);  // of six heads
   for (size_t n = 0; n < layout.size(); ++n) layout[n] = n * 7 % 11 < n / 64;
@@ -90,5 +140,5 @@ void check_all() {
 
 int main(int count, char** arguments) {
   using namespace seo_kernels::cuda;
-  return run_program(count, arguments, {{"order", check_all}});
+  return run_program(count, arguments, {{"order", check_all}, {"deal", check_deals}});
 }

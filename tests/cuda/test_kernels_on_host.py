@@ -274,6 +274,21 @@ def test_blocks_take_the_longest_first(schedule: Path, mistake: str, said: str) 
     assert (done.returncode == 0) is (mistake == "none")
 
 
+@needs_compiler
+@pytest.mark.parametrize(
+    ("mistake", "said"),
+    [
+        ("none", "right"),
+        ("counter", "3 is taken 0 times"),
+        ("next", "is taken 0 times"),
+    ],
+)
+def test_each_tile_is_taken_once(schedule: Path, mistake: str, said: str) -> None:
+    done = subprocess.run([schedule, "deal", mistake], capture_output=True, text=True)
+    assert said in done.stdout, done.stdout + done.stderr
+    assert (done.returncode == 0) is (mistake == "none")
+
+
 WARPS = ("bfloat16", "float16", "neighbours", "swizzle 64", "swizzle 128", "swizzle 256", "band", "ranges")
 
 

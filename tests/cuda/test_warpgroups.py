@@ -28,7 +28,8 @@ WHAT = (
 def warpgroups(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program = tmp_path_factory.mktemp("warpgroups") / "warpgroups"
     source = ROOT / "tests" / "cuda" / "warpgroups.cpp"
-    command = [compiler, *FLAGS, "-Wno-unknown-pragmas", f"-I{ROOT / 'csrc'}", source, "-pthread"]
+    limits = ROOT / "csrc" / "cuda" / "host" / "device_limits.cpp"
+    command = [compiler, *FLAGS, "-Wno-unknown-pragmas", f"-I{ROOT / 'csrc'}", source, limits, "-pthread"]
     subprocess.run([*map(str, command), "-o", program], check=True)
     return program
 

@@ -1,8 +1,8 @@
 // In which order blocks take tiles of queries, or panels of keys: the longest first, so that short ones fill the end.
 //
 // A GPU starts blocks in the order of their indices, each as soon as there is room for it: sorted indices are the
-// schedule. Blocks that stay and fetch their next tile would balance no better, and need a counter that is reset before
-// every launch.
+// schedule. Blocks that stay and take what nobody has taken yet balance as well; what they gain is that they bring the
+// next tile's operands while they finish one.
 #pragma once
 
 #include <algorithm>
@@ -30,6 +30,28 @@ struct Schedule {
     return int64_t{first + within % beside} * units + order[within / beside];
   }
 };
+
+// How blocks share what a schedule has: each begins with the one of its own index, and goes on to the first that nobody
+// has taken.
+struct Deal {
+  unsigned count, blocks;
+  unsigned* taken;  // beyond the first of each; null where there is a block for each
+
+  SK_DEVICE bool has(unsigned index) const { return index < count; }
+  // By one thread.
+  template <class Block>
+  SK_DEVICE unsigned next(Block& block) const {
+    return taken ? blocks + block.take(taken) : count;
+  }
+};
+
+// taken: memory for a number, or null. One block fits a multiprocessor.
+inline Deal deal_of(const Schedule& schedule, unsigned* taken, Stream stream, const char* op) {
+  const int64_t count = schedule.blocks(), room = multiprocessors();
+  if (!taken || count <= room) return {static_cast<unsigned>(count), static_cast<unsigned>(count), nullptr};
+  clear(taken, stream, op);
+  return {static_cast<unsigned>(count), static_cast<unsigned>(room), taken};
+}
 
 // Members of a section, where every `sharing` of them read the same `bytes`.
 inline unsigned section_of(int64_t members, int64_t sharing, int64_t bytes) {

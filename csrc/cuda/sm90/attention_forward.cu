@@ -1,14 +1,16 @@
 // Attention forward on warpgroups: a block has a tile of 128 queries, 64 for each of two consumers, and goes over the
-// panels of keys that they visit, with an online softmax. The producer copies queries once, and keys and values into
-// rings of two stages. A consumer begins the next step's scores before the values of this one are multiplied, and turns
-// them into weights meanwhile; consumers take turns to begin products, so that one's softmax runs beside the other's
-// products. Scores and weights stay in registers.
+// panels of keys that they visit, with an online softmax. The producer copies a tile's queries once, and keys and
+// values into rings of two stages. A consumer begins the next step's scores before the values of this one are
+// multiplied, and turns them into weights meanwhile; consumers take turns to begin products, so that one's softmax runs
+// beside the other's products. Scores and weights stay in registers. Blocks stay and take tile after tile: the producer
+// brings the next one's first keys and queries while consumers finish one, and rings, parities and turns go on.
 //
 // Of a multiprocessor's 227 KiB of shared memory, and of a consumer thread's 232 registers, what takes most:
 //
 //   width                        64        128       128, changed scores  256        128, relative tables
 //   keys of a step               128       128       64                   64         64
 //   queries, KiB                 16        32        32                   64         32
+//   outputs, KiB                 16        32        32                   as queries as queries
 //   keys and values, KiB         2 x 32    2 x 64    2 x 32               2 x 64     2 x 16 + 16
 //   sums + scores + weights      32+64+32  64+64+32  64+32+16             128+32+16  64+32+16
 //
@@ -25,6 +27,22 @@
 namespace seo_kernels::cuda::sm90 {
 namespace {
 
+// How far a consumer is, in one register: the parity of its tile, that of its turn, and above those its steps.
+class Progress {
+ public:
+  SK_DEVICE explicit Progress(int turn) : bits_(static_cast<unsigned>(turn) << 1) {}
+
+  SK_DEVICE int tile_parity() const { return static_cast<int>(bits_ & 1); }
+  SK_DEVICE int turn() const { return static_cast<int>(bits_ >> 1 & 1); }
+  SK_DEVICE Ring<2> ring() const { return {static_cast<int>(bits_ >> 2 & 1), static_cast<int>(bits_ >> 3 & 1)}; }
+  SK_DEVICE void end_tile() { bits_ ^= 1; }
+  SK_DEVICE void end_turn() { bits_ ^= 2; }
+  SK_DEVICE void end_step() { bits_ += 4; }
+
+ private:
+  unsigned bits_;
+};
+
 // Panels of a step: what changes scores takes the registers of one.
 constexpr int panels_at_once(int width, Scores scores) {
   return scores != Scores::kRelative && (width <= 64 || (width <= 128 && scores == Scores::kPlain)) ? 2 : 1;
@@ -38,12 +56,18 @@ struct AttentionForwardWgmma {
   static constexpr int kPanels = panels_at_once(Width, kScores), kKeys = kPanels * kTile, kStages = 2;
   static constexpr int kValueStages = kRelative && Width > 64 ? 1 : kStages;
   static constexpr int kGroupEntries = kGroupRows * Width, kStageEntries = kKeys * Width;
+  // Outputs are written by way of memory of their own where there is room, so that the next queries come meanwhile.
+  static constexpr bool kOutputsApart = Width <= (kRelative ? 64 : 128);
+  struct Nothing {};
+  using Queries = SwizzledArray<S, kConsumers * kGroupEntries>;  // a consumer's 64 rows, then the other's
   struct Plain {
-    SwizzledArray<S, kConsumers * kGroupEntries> query;  // a consumer's 64 rows, then the other's; later their outputs
+    Queries query;  // where outputs have no memory of their own, later those
+    std::conditional_t<kOutputsApart, Queries, Nothing> output;
     SwizzledArray<S, kStages * kStageEntries> key;
     SwizzledArray<S, kValueStages * kStageEntries> value;
     SharedArray<uint64_t, kPanels * kTileRows> words;  // what the pattern lets each query see
-    Barrier query_full, key_full[kStages], key_empty[kStages], value_full[kStages], value_empty[kStages];
+    SharedArray<unsigned, 2> index;                    // in the schedule, of every other tile of the block
+    Barrier query_full, query_empty, key_full[kStages], key_empty[kStages], value_full[kStages], value_empty[kStages];
     Barrier cut;               // values of which key_lengths hides some rows are there
     Barrier turn[kConsumers];  // the consumer may begin products
   };
@@ -53,6 +77,7 @@ struct AttentionForwardWgmma {
   using Weights = PerThread<Fragment>[kKeys / kStep];
   AttentionForwardParams p;
   Schedule schedule;
+  Deal deal;
   TensorMap query, key, value;
 
   template <class Block>
@@ -60,7 +85,9 @@ struct AttentionForwardWgmma {
     block.for_threads([&](int thread) {
       if (thread != 0) return;
       Shared& shared = block.shared();
+      shared.index[0] = static_cast<unsigned>(block.index());
       init_barrier(shared.query_full, 1);
+      init_barrier(shared.query_empty, kConsumers * kGroupArrivals);
       init_barrier(shared.cut, 1);
       for (Barrier& turn : shared.turn) init_barrier(turn, kGroupArrivals);
       for (int s = 0; s < kStages; ++s) {
@@ -71,15 +98,24 @@ struct AttentionForwardWgmma {
       }
       if constexpr (kRelative) shared.init_barriers();
     });
-    const TilePlace at(p, schedule.at(block.index()));
     run_roles<kConsumers>(
-        block, [&](auto& producer) { produce(producer, at); }, [&](auto& consumer) { consume(consumer, at); });
+        block, [&](auto& producer) { produce(producer); }, [&](auto& consumer) { consume(consumer); });
   }
 
  private:
-  struct Nothing {};
   using Loads = std::conditional_t<kRelative, RelativeLoads<S, Width>, Nothing>;
   using Relative = std::conditional_t<kRelative, RelativeSteps<S, Width>, Nothing>;
+
+  // What goes on from tile to tile: of the producer, and of a consumer.
+  struct Loading {
+    Ring<kStages> ring;
+    Loads relative;
+    int tile_parity = 0, cut_parity = 0;
+  };
+  struct Consuming {
+    Progress progress;
+    Relative relative;
+  };
 
   // Which stage of values belongs to a stage of keys.
   SK_DEVICE static Ring<kStages> values_at(const Ring<kStages>& ring) {
@@ -87,36 +123,67 @@ struct AttentionForwardWgmma {
     return {0, ring.stage};
   }
 
+  // Of the tile at hand. It stays there until the one after the next is taken.
   template <class Group>
-  SK_DEVICE void produce(Group& producer, const TilePlace& at) const {
+  SK_DEVICE static unsigned index_of(Group& group, int tile_parity) {
+    unsigned index = 0;
+    group.for_threads([&](int) { index = group.shared().index[tile_parity]; });
+    return index;
+  }
+
+  template <class Group>
+  SK_DEVICE void produce(Group& producer) const {
     Shared& shared = producer.shared();
-    Steps<kPanels> steps(p, at);
+    Loading state;
+#pragma unroll 1
+    for (;;) {
+      const unsigned index = index_of(producer, state.tile_parity);
+      if (!deal.has(index)) break;
+      unsigned next = 0;
+      load_tile(producer, TilePlace(p, schedule.at(index)), state, next);
+      state.tile_parity ^= 1;
+      producer.one_thread([&] { shared.index[state.tile_parity] = next; });
+      producer.sync();
+    }
     producer.one_thread([&] {
+      wait_alone(shared.query_empty, state.tile_parity ^ 1);
+      expect_bytes(shared.query_full, 0);  // consumers see that there is no tile
+    });
+  }
+
+  // All that a tile needs, in the order in which room for it becomes free: while consumers finish the tile before, its
+  // first keys come. next: set to the tile that follows, of one thread.
+  template <class Group>
+  SK_DEVICE void load_tile(Group& producer, const TilePlace& at, Loading& state, unsigned& next) const {
+    Steps<kPanels> steps(p, at);
+    bool more = steps.next();
+    if (more) load_keys(producer, at, steps, state.ring);
+    if constexpr (kRelative) {
+      state.relative.begin();
+      if (more) state.relative.load_keys(producer, p, at, steps.pairs[0]);
+    }
+    producer.one_thread([&] {
+      Shared& shared = producer.shared();
+      wait_alone(shared.query_empty, state.tile_parity ^ 1);
       expect_bytes(shared.query_full, kConsumers * kGroupEntries * sizeof(S));
       const int row = static_cast<int>(steps.pairs[0].row_begin());
       for (int n = 0; n < kConsumers; ++n) {
         load_rows<kGroupRows, Width>(query, shared.query_full, shared.query, n * kGroupEntries, row + n * kGroupRows,
                                      at.head, at.batch);
       }
+      next = deal.next(producer);
     });
-    Ring<kStages> ring;
-    Loads loads;
-    bool more = steps.next();
-    if (more) load_keys(producer, at, steps, ring);
-    if constexpr (kRelative) {
-      if (more) loads.load_keys(producer, p, at, steps.pairs[0]);
-    }
 #pragma unroll 1
     while (more) {
       const Steps<kPanels> now = steps;
-      const Ring<kStages> values = values_at(ring);
-      ring.advance();
+      const Ring<kStages> values = values_at(state.ring);
+      state.ring.advance();
       more = steps.next();
-      if (more) load_keys(producer, at, steps, ring);
-      load_values(producer, at, now, values);
+      if (more) load_keys(producer, at, steps, state.ring);
+      load_values(producer, at, now, values, state.cut_parity);
       if constexpr (kRelative) {
-        loads.load_values(producer, p, at, now.pairs[0]);
-        if (more) loads.load_keys(producer, p, at, steps.pairs[0]);
+        state.relative.load_values(producer, p, at, now.pairs[0]);
+        if (more) state.relative.load_keys(producer, p, at, steps.pairs[0]);
       }
     }
   }
@@ -134,7 +201,7 @@ struct AttentionForwardWgmma {
   // Values that key_lengths hides may hold anything: zeros come in their place.
   template <class Group>
   SK_DEVICE void load_values(Group& producer, const TilePlace& at, const Steps<kPanels>& steps,
-                             const Ring<kStages>& ring) const {
+                             const Ring<kStages>& ring, int& cut_parity) const {
     Shared& shared = producer.shared();
     bool cut = false;
     for (const TilePair& pair : steps.pairs) {
@@ -146,7 +213,8 @@ struct AttentionForwardWgmma {
       load_panels(value, cut ? shared.cut : full, shared.value, ring.stage, at, steps);
     });
     if (!cut) return;
-    producer.wait(shared.cut, 0);  // one panel at most is cut
+    producer.wait(shared.cut, cut_parity);
+    cut_parity ^= 1;
     producer.for_threads([&](int thread) {
       for (int n = 0; n < kPanels; ++n) {
         constexpr int pieces = Width / 8;
@@ -176,27 +244,40 @@ struct AttentionForwardWgmma {
   }
 
   template <class Group>
-  SK_DEVICE void consume(Group& consumer, const TilePlace& at) const {
+  SK_DEVICE void consume(Group& consumer) const {
+    Consuming state{Progress(consumer.group() == 0), {}};  // the first one's turn is given
+#pragma unroll 1
+    for (;;) {
+      consumer.wait(consumer.shared().query_full, state.progress.tile_parity());
+      const unsigned index = index_of(consumer, state.progress.tile_parity());
+      if (!deal.has(index)) return;
+      attend(consumer, TilePlace(p, schedule.at(index)), state);
+      state.progress.end_tile();
+    }
+  }
+
+  // A tile, of which the queries are there.
+  template <class Group>
+  SK_DEVICE void attend(Group& consumer, const TilePlace& at, Consuming& state) const {
     Shared& shared = consumer.shared();
     const int group = consumer.group();
     Steps<kPanels> steps(p, at);
+    Progress& progress = state.progress;
+    Relative& relative = state.relative;
     PerThread<Sums> sums;
     PerThread<Products> products;
     PerThread<SoftmaxRows<1>> rows;
     PerThread<PerRow<1>> factors;  // of what was summed before
     Weights weights;
-    Relative relative;
     consumer.for_threads([&](int thread) {
       sums[thread] = Sums{};
       rows[thread] = no_rows<1>();
     });
     if constexpr (kRelative) relative.begin(consumer);
-    consumer.wait(shared.query_full, 0);
-    Ring<kStages> ring;
-    int turn = group == 0;  // the first one's is given
     bool more = steps.next();
     const bool any = more;
     if (any) {
+      const Ring<kStages> ring = progress.ring();
       consumer.wait(shared.key_full[ring.stage], ring.parity);
       begin_scores(consumer, ring.stage, products);
       wait_for_products<0>(consumer, products);
@@ -209,16 +290,17 @@ struct AttentionForwardWgmma {
     }
 #pragma unroll 1
     while (more) {
-      const Ring<kStages> values = values_at(ring);
-      ring.advance();
+      const Ring<kStages> values = values_at(progress.ring());
+      progress.end_step();
+      const Ring<kStages> ring = progress.ring();
       consumer.wait(shared.key_full[ring.stage], ring.parity);
       consumer.wait(shared.value_full[values.stage], values.parity);
       if constexpr (kRelative) relative.wait_for_values(consumer);
-      consumer.wait(shared.turn[group], turn);
+      consumer.wait(shared.turn[group], progress.turn());
       begin_scores(consumer, ring.stage, products);
       begin_values(consumer, values.stage, weights, relative, sums);
       consumer.arrive(shared.turn[1 - group]);
-      turn ^= 1;
+      progress.end_turn();
       wait_for_products<1>(consumer, products);
       consumer.arrive(shared.key_empty[ring.stage]);
       if constexpr (kRelative) relative.add_keys(consumer, p, steps.pairs[0], products, sums);
@@ -237,12 +319,16 @@ struct AttentionForwardWgmma {
       if constexpr (kRelative) relative.take_weights(consumer, p, steps.pairs[0], factors, products);
       more = steps.next();
     }
+    if constexpr (kOutputsApart) consumer.arrive(shared.query_empty);
     if (any) {
-      const Ring<kStages> values = values_at(ring);
+      const Ring<kStages> values = values_at(progress.ring());
+      progress.end_step();
       consumer.wait(shared.value_full[values.stage], values.parity);
       if constexpr (kRelative) relative.wait_for_values(consumer);
       begin_values(consumer, values.stage, weights, relative, sums);
       wait_for_products<0>(consumer, sums);
+      consumer.arrive(shared.value_empty[values.stage]);
+      if constexpr (kRelative) relative.release_values(consumer);
     }
     if constexpr (kRelative) relative.add_ends(consumer, p, steps.pairs[0], sums);
     finish(consumer, steps.pairs[0], rows, sums);
@@ -306,11 +392,22 @@ struct AttentionForwardWgmma {
     const int group = consumer.group(), begin = group * kGroupRows;
     finish_rows<1>(consumer, p, pair, [&](int thread) { return first_row(group, thread); }, rows);
     S* out = static_cast<S*>(p.out.data) + pair.batch() * p.out.stride[0] + pair.head() * p.out.stride[1];
-    PartOf<decltype(consumer.shared().query)> own{consumer.shared().query, group * kGroupEntries};
-    consumer.sync();  // its queries are read
-    store_tile<S, Width>(
-        consumer, own, sums, [&](int thread, int m, int h) { return rows[thread].factor[m][h]; }, out, p.out,
-        pair.row_begin() + begin, pair.row_begin() + pair.rows(), static_cast<int>(p.value_dim));
+    const auto store = [&](auto& memory) {
+      PartOf<Queries> own{memory, group * kGroupEntries};
+      Anew<Group> anew{consumer};
+      store_tile<S, Width>(
+          anew, own, sums, [&](int thread, int m, int h) { return rows[thread].factor[m][h]; }, out, p.out,
+          pair.row_begin() + begin, pair.row_begin() + pair.rows(), static_cast<int>(p.value_dim));
+    };
+    Shared& shared = consumer.shared();
+    if constexpr (kOutputsApart) {
+      store(shared.output);
+    } else {
+      consumer.sync();  // its queries are read
+      store(shared.query);
+      consumer.show_to_engines();
+      consumer.arrive(shared.query_empty);
+    }
   }
 };
 
@@ -349,10 +446,11 @@ int64_t forward_shared_bytes(const AttentionProblem& p) {
 void attention_forward(const AttentionForwardParams& p, Stream stream) {
   constexpr const char* op = "attention_forward";
   const Schedule schedule = schedule_of_queries(p);
+  const Deal deal = deal_of(schedule, p.taken, stream, op);
   const TensorMap query = map_of(query_source(p), kBoxRows, op), key = map_of(key_source(p), kBoxRows, op),
                   value = map_of(value_source(p), kBoxRows, op);
   with_forward_kernel(p, [&](auto kernel) {
-    launch(typename decltype(kernel)::type{p, schedule, query, key, value}, schedule.blocks(), stream, op);
+    launch(typename decltype(kernel)::type{p, schedule, deal, query, key, value}, deal.blocks, stream, op);
   });
 }
 

@@ -84,6 +84,20 @@ SK_DEVICE inline void write_words(Group& group, const AttentionParams& p, const 
   group.sync_warp();
 }
 
+// A group whose threads compute places anew: in a loop over tiles the compiler would keep them in registers.
+template <class Group>
+struct Anew {
+  Group& group;
+  SK_DEVICE void sync_warp() { group.sync_warp(); }
+  template <class F>
+  SK_DEVICE void for_threads(F f) {
+    group.for_threads([&](int thread) {
+      compute_anew_from(thread);
+      f(thread);
+    });
+  }
+};
+
 // Part of an array, for store_tile.
 template <class Memory>
 struct PartOf {

@@ -1,20 +1,12 @@
 // Matrix products on warpgroups whose results are written as they are.
+#include "cuda/device_limits.h"
 #include "cuda/sm80/matmul_store.h"
 #include "cuda/sm90/linear.h"
 #include "cuda/sm90/matmul.h"
 
 namespace seo_kernels::cuda::sm90 {
 
-#if defined(__CUDACC__)
-int64_t resident_blocks() {
-  int device, multiprocessors;
-  check(cudaGetDevice(&device), "matmul");
-  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), "matmul");
-  return multiprocessors;
-}
-#else
-int64_t resident_blocks() { return 3; }  // so that blocks go on to further tiles
-#endif
+int64_t resident_blocks() { return multiprocessors(); }
 
 int64_t matmul_shared_bytes() { return sizeof(MatmulWgmma<BFloat16, false, false, StoreProduct<BFloat16>>::Shared); }
 

@@ -28,6 +28,9 @@ struct WithBands : Rest {
 template <class S, int Width>
 class RelativeLoads {
  public:
+  // A tile: what the rings hold is of the one before.
+  SK_DEVICE void begin() { keys_.panel = values_.panel = -kBandBlocks; }
+
   template <class Group>
   SK_DEVICE void load_keys(Group& producer, const AttentionParams& p, const TilePlace& at, const TilePair& pair) {
     auto& shared = producer.shared();
@@ -65,8 +68,10 @@ class RelativeSteps {
   using Products = Tile<1, kMmaColumns>;
   using Sums = Tile<1, Width / 8>;
 
+  // A tile.
   template <class Group>
   SK_DEVICE void begin(Group& consumer) {
+    products_of_ = -1;
     consumer.for_threads([&](int thread) { ends_[thread] = EndSums{}; });
   }
 
