@@ -86,6 +86,8 @@ std::tuple<Tensor, Tensor> attention_forward(Tensor query, Tensor key, Tensor va
   } else {
     const NarrowTables tables(p, query, device.stream);
     if (choice.tier == Tier::kSm90a) {
+      const Tensor taken = new_tensor(query, {1}, ScalarType::Int);
+      p.taken = static_cast<unsigned*>(taken.data_ptr());
       cuda::sm90::attention_forward(p, device.stream);
     } else {
       cuda::sm80::attention_forward(p, device.stream);
