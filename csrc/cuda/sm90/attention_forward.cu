@@ -2,8 +2,9 @@
 // panels of keys that they visit, with an online softmax. The producer copies a tile's queries once, and keys and
 // values into rings of two stages. A consumer begins the next step's scores before the values of this one are
 // multiplied, and turns them into weights meanwhile; consumers take turns to begin products, so that one's softmax runs
-// beside the other's products. Scores and weights stay in registers. Blocks stay and take tile after tile: the producer
-// brings the next one's first keys and queries while consumers finish one, and rings, parities and turns go on.
+// beside the other's products. Scores and weights stay in registers. Up to a width of 128 blocks stay and take tile
+// after tile: the producer brings the next one's first keys and queries while consumers finish one, and rings, parities
+// and turns go on. At 256 what they would remember does not fit registers: a block has one tile.
 //
 // Of a multiprocessor's 227 KiB of shared memory, and of a consumer thread's 232 registers, what takes most:
 //
@@ -56,6 +57,7 @@ struct AttentionForwardWgmma {
   static constexpr int kPanels = panels_at_once(Width, kScores), kKeys = kPanels * kTile, kStages = 2;
   static constexpr int kValueStages = kRelative && Width > 64 ? 1 : kStages;
   static constexpr int kGroupEntries = kGroupRows * Width, kStageEntries = kKeys * Width;
+  static constexpr bool kStays = Width <= 128;
   // Outputs are written by way of memory of their own where there is room, so that the next queries come meanwhile.
   static constexpr bool kOutputsApart = Width <= (kRelative ? 64 : 128);
   struct Nothing {};
@@ -141,6 +143,7 @@ struct AttentionForwardWgmma {
       if (!deal.has(index)) break;
       unsigned next = 0;
       load_tile(producer, TilePlace(p, schedule.at(index)), state, next);
+      if constexpr (!kStays) return;
       state.tile_parity ^= 1;
       producer.one_thread([&] { shared.index[state.tile_parity] = next; });
       producer.sync();
@@ -252,6 +255,7 @@ struct AttentionForwardWgmma {
       const unsigned index = index_of(consumer, state.progress.tile_parity());
       if (!deal.has(index)) return;
       attend(consumer, TilePlace(p, schedule.at(index)), state);
+      if constexpr (!kStays) return;
       state.progress.end_tile();
     }
   }
@@ -446,11 +450,12 @@ int64_t forward_shared_bytes(const AttentionProblem& p) {
 void attention_forward(const AttentionForwardParams& p, Stream stream) {
   constexpr const char* op = "attention_forward";
   const Schedule schedule = schedule_of_queries(p);
-  const Deal deal = deal_of(schedule, p.taken, stream, op);
   const TensorMap query = map_of(query_source(p), kBoxRows, op), key = map_of(key_source(p), kBoxRows, op),
                   value = map_of(value_source(p), kBoxRows, op);
   with_forward_kernel(p, [&](auto kernel) {
-    launch(typename decltype(kernel)::type{p, schedule, deal, query, key, value}, deal.blocks, stream, op);
+    using Kernel = typename decltype(kernel)::type;
+    const Deal deal = deal_of(schedule, Kernel::kStays ? p.taken : nullptr, stream, op);
+    launch(Kernel{p, schedule, deal, query, key, value}, deal.blocks, stream, op);
   });
 }
 
