@@ -18,7 +18,7 @@ PRINTED = [
     ("torch.Size([8, 257])\n", " serves\n"),
     ("adapter 'default' on 2 layers; ", "\ntorch.Size([512, 128]) torch.Size([512, 64])\n"),
     ("['grad_norm', 'learning_rate', 'loss', 'skipped']\n", ""),
-    ("torch.Size([1, 20, 300])\n", ""),
+    ("16\n", ""),
     ("[]\n[", "]\nTrue\n"),
 ]
 
